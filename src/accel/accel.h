@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The interface of an accelerator: what runs vCPUs. Device accesses of a
+ * running vCPU go straight to the machine's buses on the vCPU's own thread;
+ * vcpu_run() returns only for what the monitor decides.
+ */
+#ifndef EYOT_ACCEL_ACCEL_H
+#define EYOT_ACCEL_ACCEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/snap.h"
+#include "vm/bus.h"
+#include "vm/irq.h"
+#include "vm/mem.h"
+#include "vm/vcpu_state.h"
+
+struct accel_vm;
+struct accel_vcpu;
+
+enum vcpu_exit_reason {
+	VCPU_EXIT_KICKED,       /* vcpu_kick() was called: look at what the monitor wants */
+	VCPU_EXIT_TRIPLE_FAULT, /* shutdown */
+	VCPU_EXIT_RESET,        /* the guest asked for a reset through its CPU (not through a device) */
+	VCPU_EXIT_ERROR,        /* the accelerator cannot go on; text says why */
+};
+
+struct vcpu_exit {
+	enum vcpu_exit_reason reason;
+	uint64_t rip;
+	char text[160]; /* for VCPU_EXIT_ERROR and VCPU_EXIT_TRIPLE_FAULT */
+};
+
+/* What an accelerator is given; all borrowed, outliving the accelerator's VM. */
+struct accel_config {
+	struct guest_mem *mem;
+	struct bus *pio, *mmio;
+	unsigned vcpu_count;      /* 1 to 64; APIC IDs 0 .. count-1 */
+	uint64_t code_cache_bytes; /* bt: bound on translated code; 0: default */
+	const char *debug;        /* bt: comma-separated debug options, or NULL */
+};
+
+struct accel_ops {
+	const char *name;
+
+	/* 0 when usable here; -errno with one line why not. At most 50 ms. */
+	int (*probe)(struct err *err);
+
+	/*
+	 * Make the VM: CPUs, local APICs and the I/O interrupt controller (which claims
+	 * its own MMIO). @ret_irq is filled with where devices send interrupts.
+	 */
+	int (*vm_new)(const struct accel_config *cfg, struct accel_vm **ret_vm,
+		      struct irq_sink *ret_irq, struct err *err);
+	void (*vm_free)(struct accel_vm *vm);
+
+	/* vCPU @index; vCPU 0 is the boot processor, the others wait for SIPI. */
+	int (*vcpu_new)(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret_vcpu,
+			struct err *err);
+	void (*vcpu_free)(struct accel_vcpu *vcpu);
+
+	/* Run on the calling thread (always the same for a vCPU) until an exit. */
+	void (*vcpu_run)(struct accel_vcpu *vcpu, struct vcpu_exit *exit);
+
+	/* Make vcpu_run() return VCPU_EXIT_KICKED soon; any thread; remembered when not running. */
+	void (*vcpu_kick)(struct accel_vcpu *vcpu);
+
+	/* Only while the vCPU is not in vcpu_run(). */
+	void (*vcpu_get_state)(struct accel_vcpu *vcpu, struct vcpu_state *state);
+	int (*vcpu_set_state)(struct accel_vcpu *vcpu, const struct vcpu_state *state,
+			      struct err *err);
+
+	/* Interrupt controllers, clocks and per-vCPU APICs; all vCPUs stopped. */
+	int (*save)(struct accel_vm *vm, struct snap_writer *w);
+	int (*load)(struct accel_vm *vm, struct snap_reader *r, struct err *err);
+
+	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped. */
+	void (*reset)(struct accel_vm *vm);
+
+	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */
+	void (*stats)(struct accel_vm *vm, char *buf, unsigned size);
+};
+
+extern const struct accel_ops accel_bt;
+extern const struct accel_ops accel_kvm;
+
+#endif
