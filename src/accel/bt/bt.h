@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bt, the same-ISA binary translator: what its files share.
+ *
+ * Theory of operation
+ *
+ * Guest code runs as translated blocks on the vCPU's own host thread. While a
+ * block runs, guest general registers live in host registers (see the map in
+ * emit.h), arithmetic flags in EFLAGS, x87/SSE/AVX state in the host's, and gs
+ * points to struct bt_cpu. Register-only instructions are copied, memory
+ * operands go through a software TLB whose hit path is inline. Everything
+ * else leaves the block for C: bt_run() in run.c calls the handler and finds
+ * the next block.
+ *
+ * Invariants
+ * 1. Outside translated code st.regs, st.rip and st.rflags are complete.
+ * 2. C code of this folder never touches vector or x87 registers (it is built
+ *    with -mgeneral-regs-only and calls no libc function that might) unless it
+ *    called bt_fpu_park() before. What is called outside (devices, the
+ *    log) is called with the state parked.
+ * 3. An exception raised by bt_raise() finds st as it was before the
+ *    instruction: handlers commit registers only after their last access that can fault.
+ * 4. key is a function of st; whoever changes a control register, a segment,
+ *    CPL, AC or TF in st calls bt_update_key() before the next block.
+ *
+ * Threads: a struct bt_cpu belongs to its vCPU's thread, but for `pending`
+ * and what the comments name. The code cache is shared under vm->lock.
+ */
+#ifndef EYOT_ACCEL_BT_BT_H
+#define EYOT_ACCEL_BT_BT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "accel/accel.h"
+#include "accel/bt/decode.h"
+#include "hw/lapic.h"
+#include "vm/vcpu_state.h"
+
+/* ---- architectural constants ---- */
+
+#define CR0_PE (1ull << 0)
+#define CR0_MP (1ull << 1)
+#define CR0_EM (1ull << 2)
+#define CR0_TS (1ull << 3)
+#define CR0_ET (1ull << 4)
+#define CR0_NE (1ull << 5)
+#define CR0_WP (1ull << 16)
+#define CR0_AM (1ull << 18)
+#define CR0_NW (1ull << 29)
+#define CR0_CD (1ull << 30)
+#define CR0_PG (1ull << 31)
+
+#define CR4_VME (1ull << 0)
+#define CR4_PVI (1ull << 1)
+#define CR4_TSD (1ull << 2)
+#define CR4_DE (1ull << 3)
+#define CR4_PSE (1ull << 4)
+#define CR4_PAE (1ull << 5)
+#define CR4_MCE (1ull << 6)
+#define CR4_PGE (1ull << 7)
+#define CR4_PCE (1ull << 8)
+#define CR4_OSFXSR (1ull << 9)
+#define CR4_OSXMMEXCPT (1ull << 10)
+#define CR4_UMIP (1ull << 11)
+#define CR4_FSGSBASE (1ull << 16)
+#define CR4_PCIDE (1ull << 17)
+#define CR4_OSXSAVE (1ull << 18)
+#define CR4_SMEP (1ull << 20)
+#define CR4_SMAP (1ull << 21)
+
+#define EFER_SCE (1ull << 0)
+#define EFER_LME (1ull << 8)
+#define EFER_LMA (1ull << 10)
+#define EFER_NXE (1ull << 11)
+
+#define FL_FIXED 0x2u
+#define FL_TF (1u << 8)
+#define FL_IF (1u << 9)
+#define FL_DF (1u << 10)
+#define FL_IOPL (3u << 12)
+#define FL_NT (1u << 14)
+#define FL_RF (1u << 16)
+#define FL_VM (1u << 17)
+#define FL_AC (1u << 18)
+#define FL_VIF (1u << 19)
+#define FL_VIP (1u << 20)
+#define FL_ID (1u << 21)
+
+enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_DF, VEC_TS = 10,
+       VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MF = 16, VEC_AC, VEC_MC, VEC_XM };
+
+#define PF_ERR_P 1u
+#define PF_ERR_W 2u
+#define PF_ERR_U 4u
+#define PF_ERR_RSVD 8u
+#define PF_ERR_I 16u
+
+/* ---- mode key: what a block's translation depends on besides its bytes ---- */
+
+#define KEY_MODE_MASK 3u       /* enum insn_mode */
+#define KEY_USER (1u << 2)     /* CPL 3 */
+#define KEY_AC (1u << 3)       /* supervisor may touch user pages (SMAP off or EFLAGS.AC) */
+#define KEY_SS32 (1u << 4)     /* stack size 32 (outside 64-bit mode) */
+#define KEY_SEGS (1u << 5)     /* es, ss or ds is not flat (outside 64-bit mode) */
+#define KEY_CS (1u << 6)       /* cs is not flat (outside 64-bit mode) */
+#define KEY_FPU (1u << 7)      /* FPU/SSE/AVX not plainly usable: check each such instruction */
+#define KEY_ONE (1u << 8)      /* one instruction a block: single step, interrupt shadow */
+#define KEY_ALIGN (1u << 9)    /* alignment checking is on: every access takes the slow path */
+
+/* ---- software TLB ---- */
+
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+enum { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_CLASSES };
+
+/*
+ * An entry hits when (address ^ tag) <= 4096 - size: same page, not crossing
+ * its end; then host[] + (address ^ tag) is the host address. An invalid tag
+ * has other index bits than its slot, so it can never match.
+ */
+struct bt_tlb {
+	uint64_t read[TLB_SIZE];  /* page-aligned linear address */
+	uint64_t write[TLB_SIZE]; /* only when writable, dirty, RAM and without translated code */
+	uint64_t host[TLB_SIZE];  /* host address of the page */
+};
+
+/* ---- jump cache: guest rip to translated block, one table per class of key ---- */
+
+#define JC_BITS 12
+#define JC_SIZE (1u << JC_BITS)
+enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
+
+struct bt_jc {
+	uint64_t rip[JC_SIZE];
+	void *code[JC_SIZE]; /* entry that checks rip[]; never NULL: empty slots go to the miss stub */
+};
+
+struct bt_block;
+struct bt_vm;
+
+struct bt_cpu {
+	struct vcpu_state st;
+
+	/* reached by translated code through gs */
+	uint64_t vbase;          /* rip of the start of the page being executed */
+	uint64_t flag_slot;      /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
+	uint64_t spill[4];
+	uint64_t arg[4];         /* operands of slow paths */
+	atomic_uint pending;     /* PENDING_*: leave translated code at the next poll; any thread sets */
+	uint32_t key;
+	uint64_t tsc_offset;     /* guest TSC = host TSC + offset */
+	uint64_t host_rsp;
+	uint64_t exit_info;      /* why and where translated code was left */
+	uint8_t bounce[8192] __attribute__((aligned(4096))); /* stands in for memory that has no plain host address */
+	struct bt_tlb tlb[TLB_CLASSES];
+	struct bt_jc jc[JC_CLASSES];
+
+	/* C only */
+	struct bt_vm *vm;
+	unsigned index;
+	struct lapic *lapic;
+	uint32_t cpl;            /* = st.segs[SEG_SS] DPL; always up to date */
+	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
+	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
+	bool halted, wait_sipi, nmi_masked;
+
+	/* exception in flight, see bt_raise() */
+	struct {
+		bool valid, has_error, soft; /* soft: INT n, INT3, INTO, INT1: checks the gate's DPL, pushes next rip */
+		uint8_t vector;
+		uint32_t error;
+		uint64_t next_rip;   /* soft: rip to push */
+		uint64_t cr2, dr6;   /* #PF, #DB: committed when delivered */
+	} exc;
+	int delivering;          /* vector being delivered: a fault meanwhile may become #DF; -1: none */
+	void *jmp[5];            /* __builtin_setjmp buffer of bt_run() */
+
+	struct vcpu_exit *exit;
+	bool exit_wanted;        /* leave bt_run() with *exit filled */
+	atomic_bool kicked;
+
+	/* sleeping and timer */
+	atomic_uint futex;
+	timer_t timer;
+	bool timer_made;
+	uint64_t timer_deadline_ns; /* armed LAPIC deadline, CLOCK_MONOTONIC; 0: none */
+
+	/* slow memory path in progress: what commit has to write back */
+	struct {
+		uint64_t la;
+		uint32_t size;
+		bool bounced, write, code;
+	} slow;
+	struct bt_block *block_one; /* the last KEY_ONE block, reused */
+
+	uint64_t stat_exits, stat_tlb_fills, stat_mmio;
+};
+
+enum { PENDING_EVENT = 1, /* look at the local APIC, kicks and timers */
+       PENDING_TIMER = 2, /* the timer signal came */
+       PENDING_FLUSH = 4, /* code cache was flushed: jump caches are stale */
+       PENDING_TLB = 8 /* another vCPU put code on a page: write tags are stale */ };
+
+struct bt_cache;
+struct ioapic;
+
+struct bt_vm {
+	struct guest_mem *mem;
+	struct bus *pio, *mmio;
+	unsigned count;
+	struct bt_cpu *cpus[64];
+	struct lapic_set *lapics;
+	struct ioapic *ioapic;
+	pthread_mutex_t lock; /* code cache and block tables */
+	struct bt_cache *cache;
+	uint64_t tsc_khz;
+	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
+	bool opt_nolink, opt_one, opt_trace;
+};
+
+/* ---- run.c ---- */
+
+/**
+ * bt_raise() - raise an exception at the current instruction (st.rip)
+ * Does not return; unwinds to bt_run(), which delivers it.
+ */
+_Noreturn void bt_raise(struct bt_cpu *cpu, unsigned vector);
+_Noreturn void bt_raise_err(struct bt_cpu *cpu, unsigned vector, uint32_t error);
+_Noreturn void bt_raise_pf(struct bt_cpu *cpu, uint64_t la, uint32_t error);
+
+/** bt_fail() - the accelerator cannot go on (VCPU_EXIT_ERROR, or triple fault with @reason given); does not return */
+_Noreturn void bt_fail(struct bt_cpu *cpu, enum vcpu_exit_reason reason, const char *text);
+
+/* Move the FPU/SSE/AVX state out of the hardware (C code may use it), or back. Cheap when already there. */
+void bt_fpu_park(struct bt_cpu *cpu);
+void bt_fpu_unpark(struct bt_cpu *cpu);
+
+/* Port I/O and TSC for handlers: park the FPU and call the bus. */
+uint64_t bt_pio_read(struct bt_cpu *cpu, uint16_t port, unsigned size);
+void bt_pio_write(struct bt_cpu *cpu, uint16_t port, unsigned size, uint64_t val);
+uint64_t bt_guest_tsc(struct bt_cpu *cpu);
+
+/* ---- mmu.c: linear and physical memory for C code ---- */
+
+enum bt_kind {
+	BT_CPL,   /* as the current privilege level */
+	BT_SUPER, /* implicit supervisor access (descriptor tables, TSS, interrupt stacks of CPL 0..2) */
+};
+
+/*
+ * Read or write 1, 2, 4 or 8 bytes at a linear address; raises #PF (or #GP(0) when
+ * not canonical; bt_ld_seg picks #SS for stack). Handles page crossing, MMIO and code pages.
+ */
+uint64_t bt_ld(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
+void bt_st(struct bt_cpu *cpu, uint64_t la, unsigned size, uint64_t val, enum bt_kind kind);
+
+/* Raise what a read or write of [@la, @la+@size) would raise (size up to 4096), without accessing it. */
+void bt_probe_read(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
+void bt_probe_write(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
+
+/* Any length; all-or-nothing: the whole range is probed before a byte moves. */
+void bt_ld_bytes(struct bt_cpu *cpu, uint64_t la, void *dst, unsigned len, enum bt_kind kind);
+void bt_st_bytes(struct bt_cpu *cpu, uint64_t la, const void *src, unsigned len, enum bt_kind kind);
+
+/**
+ * bt_host_ptr() - plain host address for string operations
+ * @write: for writing; pages with translated code are left to bt_st()
+ * Return: host address valid to the end of @la's page, or NULL (MMIO, code page). Raises like bt_ld.
+ */
+void *bt_host_ptr(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind);
+
+/*
+ * Segmented access: limit, type and canonical checks, raising #GP(0)/#SS(0), then the linear
+ * address (wrapped to 32 bits outside 64-bit mode). @write for the type check.
+ */
+uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned size, bool write);
+
+/* Effective address of @in's memory operand (offset within its segment, truncated to the address size). */
+uint64_t bt_effective(struct bt_cpu *cpu, const struct insn *in);
+
+/* Both: linear address of @in's memory operand, checked for @size bytes. */
+uint64_t bt_operand(struct bt_cpu *cpu, const struct insn *in, unsigned size, bool write);
+
+/* Flushes, as the architecture names them. */
+void bt_tlb_flush_all(struct bt_cpu *cpu);       /* global pages too */
+void bt_tlb_flush_nonglobal(struct bt_cpu *cpu); /* MOV CR3 */
+void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la);
+
+/* Guest physical memory for C code; MMIO and holes read as all ones. */
+uint64_t bt_phys_ld(struct bt_cpu *cpu, uint64_t gpa, unsigned size);
+void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val); /* keeps code coherent */
+
+/* ---- sys*.c: system instructions, exceptions, segments, MSRs, CPUID ---- */
+
+/**
+ * bt_sys_insn() - execute an instruction that is not translated inline
+ * On entry st.rip is the instruction's address. On return st.rip is the next to execute and key
+ * is up to date. Raises exceptions with nothing committed (but for REP's completed iterations).
+ */
+void bt_sys_insn(struct bt_cpu *cpu, const struct insn *in);
+
+/** bt_fpu_check() - raise #UD/#NM when @in's unit is not usable now (for KEY_FPU) */
+void bt_fpu_check(struct bt_cpu *cpu, const struct insn *in);
+
+/** bt_insn_hidden() - whether the guest's CPUID hides the feature @in needs (then it is #UD) */
+bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in);
+
+/** bt_deliver() - deliver cpu->exc (already taken by the caller into its fields) through the IDT; may raise again */
+void bt_deliver_exception(struct bt_cpu *cpu);
+void bt_deliver_interrupt(struct bt_cpu *cpu, unsigned vector); /* external interrupt or NMI */
+
+/** bt_debug_check() - after an instruction with TF set or breakpoints armed: raise #DB as needed */
+void bt_debug_after(struct bt_cpu *cpu, bool tf_before);
+bool bt_debug_code(struct bt_cpu *cpu, uint64_t la); /* instruction breakpoint at la: raises #DB (honours RF) */
+
+void bt_cpu_reset(struct bt_cpu *cpu, bool init); /* power-on or INIT state; also the local APIC */
+void bt_cpu_sipi(struct bt_cpu *cpu, uint8_t vector);
+void bt_update_key(struct bt_cpu *cpu);
+void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+int bt_cpuid_init(struct err *err); /* once: what the host has */
+
+static inline unsigned bt_tlb_class(const struct bt_cpu *cpu, enum bt_kind kind)
+{
+	if (kind == BT_CPL && cpu->cpl == 3)
+		return TLB_USER;
+	if (kind == BT_SUPER)
+		return (cpu->st.cr4 & CR4_SMAP) ? TLB_KERNEL : TLB_KERNEL_AC;
+	return (cpu->key & KEY_AC) ? TLB_KERNEL_AC : TLB_KERNEL;
+}
+
+static inline bool bt_long_mode(const struct bt_cpu *cpu)
+{
+	return cpu->st.efer & EFER_LMA;
+}
+
+static inline bool bt_64bit(const struct bt_cpu *cpu)
+{
+	return (cpu->st.efer & EFER_LMA) && (cpu->st.segs[SEG_CS].attr & SEG_ATTR_L);
+}
+
+/** bt_next_rip() - address after @in, wrapped to the code size */
+static inline uint64_t bt_next_rip(const struct bt_cpu *cpu, const struct insn *in)
+{
+	uint64_t rip = cpu->st.rip + in->len;
+
+	if (bt_64bit(cpu))
+		return rip;
+	return (cpu->st.segs[SEG_CS].attr & SEG_ATTR_DB) ? (uint32_t)rip : (uint16_t)rip;
+}
+
+/* Memory routines that leave vector registers alone. */
+static inline void bt_copy(void *dst, const void *src, uint64_t len)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(len) : : "memory");
+}
+
+static inline void bt_fill(void *dst, uint8_t byte, uint64_t len)
+{
+	__asm__ volatile("rep stosb" : "+D"(dst), "+c"(len) : "a"(byte) : "memory");
+}
+
+#endif
