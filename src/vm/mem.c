@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The memfd is sealed against resizing before it is mapped, so nobody who is
+ * handed the descriptor can make the monitor fault by truncating it. The
+ * mapping is 2 MiB aligned; huge pages are asked for and not relied on.
+ */
+#include "vm/mem.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+static int map_aligned(struct guest_mem *mem, uint8_t **ret_base, struct err *err)
+{
+	uint64_t room = mem->size + MIB(2);
+	uint8_t *area, *base;
+
+	area = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (area == MAP_FAILED)
+		return err_set(err, errno, "guest memory: %llu MiB of address space: %s",
+			       (unsigned long long)(mem->size >> 20), strerror(errno));
+	base = (uint8_t *)align_up((uintptr_t)area, MIB(2));
+	if (mmap(base, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mem->fd,
+		 0) == MAP_FAILED) {
+		int ret = err_set(err, errno, "guest memory: map %llu MiB: %s",
+				  (unsigned long long)(mem->size >> 20), strerror(errno));
+
+		munmap(area, room);
+		return ret;
+	}
+	if (base > area)
+		munmap(area, (size_t)(base - area));
+	if (area + room > base + mem->size)
+		munmap(base + mem->size, (size_t)(area + room - (base + mem->size)));
+	*ret_base = base;
+	return 0;
+}
+
+int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
+{
+	uint8_t *base = NULL;
+	int ret;
+
+	memset(mem, 0, sizeof(*mem));
+	mem->fd = -1;
+	if (size % PAGE_SIZE || size < MIB(1) || size > GIB(64))
+		return err_set(err, EINVAL, "guest memory '%llu bytes': not a multiple of 4K from 1M to 64G",
+			       (unsigned long long)size);
+	mem->size = size;
+	mem->fd = memfd_create("eyot-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (mem->fd < 0)
+		return err_set(err, errno, "guest memory: memfd: %s", strerror(errno));
+	if (ftruncate(mem->fd, (off_t)size) < 0 ||
+	    fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0) {
+		ret = err_set(err, errno, "guest memory: %llu MiB: %s", (unsigned long long)(size >> 20),
+			      strerror(errno));
+		goto fail;
+	}
+	ret = map_aligned(mem, &base, err);
+	if (ret < 0)
+		goto fail;
+	/* Both only advise: kernels without huge pages in shared memory refuse the first. */
+	madvise(base, size, MADV_HUGEPAGE);
+	madvise(base, size, MADV_DONTDUMP);
+
+	mem->slots[0] = (struct mem_slot){ .gpa = 0, .size = min_u64(size, MEM_LOW_MAX), .hva = base };
+	mem->slot_count = 1;
+	if (size > MEM_LOW_MAX) {
+		mem->slots[1] = (struct mem_slot){ .gpa = MEM_HIGH_BASE,
+						   .size = size - MEM_LOW_MAX,
+						   .hva = base + MEM_LOW_MAX,
+						   .fd_offset = MEM_LOW_MAX };
+		mem->slot_count = 2;
+	}
+	return 0;
+fail:
+	close(mem->fd);
+	mem->fd = -1;
+	return ret;
+}
+
+void guest_mem_done(struct guest_mem *mem)
+{
+	if (mem->slot_count)
+		munmap(mem->slots[0].hva, mem->size);
+	if (mem->fd >= 0)
+		close(mem->fd);
+	memset(mem, 0, sizeof(*mem));
+	mem->fd = -1;
+}
