@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# The short way in; meson does the work. Every target installs the Debian packages it
+# misses (packages.txt). V=1 shows the commands of the build.
+
+BUILD ?= build
+MESON_FLAGS ?=
+PYTHON := /usr/bin/python3
+
+.PHONY: all build run test bench check-style asan clean distclean help
+
+all: build
+
+help:
+	@echo 'make             build'
+	@echo "make run         boot a Debian virtual machine; CMD='uname -a' runs that command in it"
+	@echo 'make test        every test; TESTS="unit guest fuzz system" selects'
+	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
+	@echo 'make asan        build with the address and undefined-behaviour sanitizers, run unit and guest tests'
+	@echo 'make check-style formatting and the folder rule'
+	@echo 'make clean       remove the build; make distclean: the cached guest disks as well'
+
+$(BUILD)/build.ninja:
+	@tools/install-packages build
+	@meson setup $(BUILD) $(MESON_FLAGS)
+
+build: $(BUILD)/build.ninja
+	@tools/install-packages build
+	@ninja -C $(BUILD) $(if $(V),-v)
+
+# With CMD or with a standard input that is no terminal, standard output holds what the
+# command prints and nothing else: so the build reports on standard error.
+run:
+	@$(MAKE) --no-print-directory build >&2
+	@tools/install-packages run
+	@tools/run --build $(BUILD) $(if $(CMD),-- sh -c "$$CMD")
+export CMD
+
+test: build
+	@tools/install-packages run test
+	@tests/run --build $(BUILD) $(TESTS)
+
+bench: build
+	@tools/install-packages run bench
+	@bench/run --build $(BUILD) $(BENCH)
+
+check-style:
+	@tools/install-packages style
+	@tools/check-includes
+	@tools/check-style
+
+# Leaks of a test program's own set-up are of no interest; everything else ends the test.
+asan:
+	@tools/install-packages build test
+	@test -e $(BUILD)-asan/build.ninja || meson setup $(BUILD)-asan -Db_sanitize=address,undefined \
+		-Db_lundef=false -Dbuildtype=debugoptimized $(MESON_FLAGS)
+	@ninja -C $(BUILD)-asan
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tests/run --build $(BUILD)-asan unit guest fuzz
+
+clean:
+	@rm -rf $(BUILD) $(BUILD)-asan
+
+distclean: clean
+	@tools/guest-image --forget
