@@ -40,7 +40,41 @@ struct guest_mem {
 	uint64_t size; /* RAM in all, bytes */
 	unsigned slot_count;
 	struct mem_slot slots[2];
+
+	/*
+	 * Set by an accelerator that keeps translated code: a byte per RAM page (by
+	 * memfd offset), nonzero while code of it is cached, and whom to tell of writes.
+	 */
+	uint8_t *code_map;
+	void (*written)(void *arg, uint64_t gpa, uint64_t len);
+	void *written_arg;
 };
+
+/**
+ * guest_mem_note_write() - a device wrote [@gpa, @gpa+@len), RAM of one slot
+ * To be called after the data is in place and before the guest is told. Any thread.
+ */
+static inline void guest_mem_note_write(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	if (!mem->code_map || !len)
+		return;
+	for (unsigned i = 0; i < mem->slot_count; i++) {
+		const struct mem_slot *s = &mem->slots[i];
+
+		if (gpa - s->gpa >= s->size)
+			continue;
+
+		uint64_t first = (s->fd_offset + (gpa - s->gpa)) >> PAGE_SHIFT;
+		uint64_t last = (s->fd_offset + (gpa - s->gpa) + len - 1) >> PAGE_SHIFT;
+
+		for (uint64_t page = first; page <= last; page++) {
+			if (__atomic_load_n(&mem->code_map[page], __ATOMIC_SEQ_CST)) {
+				mem->written(mem->written_arg, gpa, len);
+				return;
+			}
+		}
+	}
+}
 
 /**
  * guest_mem_init() - make and map guest RAM

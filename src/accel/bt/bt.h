@@ -126,6 +126,8 @@ struct bt_tlb {
 	uint64_t read[TLB_SIZE];  /* page-aligned linear address */
 	uint64_t write[TLB_SIZE]; /* only when writable, dirty, RAM and without translated code */
 	uint64_t host[TLB_SIZE];  /* host address of the page */
+	uint8_t global[TLB_SIZE]; /* C only */
+	uint64_t large_lo, large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
 };
 
 /* ---- jump cache: guest rip to translated block, one table per class of key ---- */
@@ -136,7 +138,15 @@ enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
 
 struct bt_jc {
 	uint64_t rip[JC_SIZE];
-	void *code[JC_SIZE]; /* entry that checks rip[]; never NULL: empty slots go to the miss stub */
+	void *code[JC_SIZE]; /* entry that checks rip[]; empty slots go to the miss stub */
+};
+
+/* Instruction translations of C code, indexed by page. */
+#define ITLB_SIZE 64
+struct bt_itlb {
+	uint64_t la, gpa; /* pages; la of an empty entry is ~0 */
+	const uint8_t *host;
+	bool global;
 };
 
 struct bt_block;
@@ -160,6 +170,10 @@ struct bt_cpu {
 	struct bt_jc jc[JC_CLASSES];
 
 	/* C only */
+	struct bt_itlb itlb[2][ITLB_SIZE]; /* by CPL 3 or not */
+	unsigned jc_used, jc_nonglobal;    /* bit per class: has entries, has some of pages that are not global */
+	uint32_t jc_other_key;             /* the key whose entries JC_OTHER holds */
+	atomic_bool in_code;               /* not at a safe point: an exclusive section waits */
 	struct bt_vm *vm;
 	unsigned index;
 	struct lapic *lapic;
@@ -216,6 +230,8 @@ struct bt_vm {
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
 	pthread_mutex_t lock; /* code cache and block tables */
+	pthread_mutex_t exclusive; /* held by the vCPU that made all others stop; before lock */
+	atomic_bool stopping;
 	struct bt_cache *cache;
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
@@ -293,6 +309,9 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la);
 /* Guest physical memory for C code; MMIO and holes read as all ones. */
 uint64_t bt_phys_ld(struct bt_cpu *cpu, uint64_t gpa, unsigned size);
 void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val); /* keeps code coherent */
+
+/** bt_jc_clear() - empty the jump caches of the classes in @mask (bit per JC_*) */
+void bt_jc_clear(struct bt_cpu *cpu, unsigned mask);
 
 /* ---- sys*.c: system instructions, exceptions, segments, MSRs, CPUID ---- */
 

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The code cache: translated blocks, found by guest physical address and mode key.
+ *
+ * Memory: one executable region, its first part hot code, its last part cold
+ * code (slow paths and exits), and one arena of records. All grow only; when
+ * one is full everything is thrown away (bt_cache_flush), with all vCPUs out
+ * of translated code. An invalidated block keeps its memory until then, so a
+ * vCPU that is inside runs on to its end; nothing leads into it any more.
+ *
+ * Coherence: guest_mem.code_map has a byte per guest page, nonzero while
+ * blocks stand on it. Whoever writes guest memory either knows that the byte
+ * is zero by a write tag in its TLB (cleared before the byte is set, see
+ * bt_cache_own_page) or calls bt_cache_written() after the write.
+ *
+ * Locking: everything here under vm->lock, but for what run.c and translated
+ * code read: an entry's code, and the patched jumps, which change by single aligned stores.
+ */
+#ifndef EYOT_ACCEL_BT_CACHE_H
+#define EYOT_ACCEL_BT_CACHE_H
+
+#include "accel/bt/bt.h"
+
+enum bt_exit_kind {
+	EXIT_DIRECT,   /* to .target_off in the same page; its jump can be patched */
+	EXIT_INDIRECT, /* arg[0] holds the guest rip */
+	EXIT_SYS,      /* .insn at .guest_off needs bt_sys_insn() */
+	EXIT_NEXT,     /* go on at .target_off, never linked (KEY_ONE, page-crossing instructions) */
+	EXIT_POLL,     /* as EXIT_NEXT, left because something is pending */
+};
+
+/* A way out of a block; translated code hands its address to C. */
+struct bt_exit {
+	uint8_t kind;
+	bool flags_in_slot;
+	int32_t guest_off, target_off; /* from the start of the block's page */
+	struct bt_block *from;
+	uint8_t *patch;                /* rel32 field, NULL: not linkable */
+	const void *stub;              /* where the field points while unlinked */
+	struct bt_block *target;       /* linked to */
+	struct bt_exit *next_in;       /* of target's incoming list */
+	const struct insn *insn;
+	bool backward;
+};
+
+/* A memory access of a block, for its slow path. */
+struct bt_access {
+	struct bt_block *block;
+	const struct insn *insn; /* for seg and FPU checks; else NULL */
+	uint16_t size;
+	int16_t guest_off, next_off; /* of the instruction and the one after, from the start of the page */
+	uint8_t write, seg;
+	bool flags_in_slot, next_flags_in_slot;
+};
+
+/* A host instruction that may raise a signal, by its address. */
+struct bt_fault_site {
+	uint32_t host_off; /* from the cache's start */
+	int16_t guest_off;
+	bool flags_in_slot;
+};
+
+struct bt_block {
+	uint64_t gpa, gpa2; /* start; page of the second part of a page-crossing instruction, else 0 */
+	uint32_t key;
+	uint16_t size, page_off;
+	bool valid;
+	uint8_t live_in;     /* arithmetic flags read before written: bit set by bt_flag_mask() */
+	uint8_t *entry;      /* flags in EFLAGS (where live) */
+	uint8_t *jc_entry;   /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
+	uint8_t *hot_end, *cold, *cold_end;
+	struct bt_exit exits[2];
+	struct bt_exit *in;  /* exits linked to this block */
+	struct bt_block *hash_next, *page_next, *page2_next;
+	struct bt_fault_site *faults;
+	uint32_t fault_count;
+};
+
+struct bt_stubs {
+	/* C calls these */
+	const struct bt_exit *(*enter_jc)(struct bt_cpu *cpu, uint64_t jc_off);
+	const struct bt_exit *(*enter_at)(struct bt_cpu *cpu, const void *code);
+	/* translated code jumps or calls these */
+	const uint8_t *exit_hw, *exit_slot; /* T1: struct bt_exit */
+	const uint8_t *jc_miss;             /* T0: guest rip; flags in the slot */
+	const uint8_t *slow, *commit;       /* called; T0: address, T1: struct bt_access */
+	const uint8_t *seg, *check;
+	const uint8_t *landing;             /* where the signal handler sends a faulting thread */
+};
+
+#define BT_HASH_BITS 16
+
+struct bt_cache {
+	uint8_t *base;
+	size_t size, hot_size;
+	uint8_t *hot, *cold; /* next free */
+	uint8_t *hot_start, *cold_start;
+	uint8_t *arena;
+	size_t arena_size, arena_used;
+	struct bt_block **blocks; /* in order of creation: hot and cold addresses ascend */
+	unsigned block_count, block_cap;
+	struct bt_block *hash[1 << BT_HASH_BITS];
+	struct bt_block **page_blocks; /* first block on each guest page, by RAM page number */
+	size_t page_count;
+	struct bt_stubs stubs;
+	struct bt_exit miss_exit;
+	uint64_t stat_blocks, stat_flushes, stat_invalidated, stat_guest_bytes;
+};
+
+int bt_cache_new(struct bt_vm *vm, size_t bytes, struct err *err);
+void bt_cache_free(struct bt_vm *vm);
+
+/** bt_cache_alloc() - zeroed record memory, 8-byte aligned; the caller made sure there is room */
+void *bt_cache_alloc(struct bt_cache *c, size_t size);
+
+/** bt_cache_room() - whether the largest possible block still fits */
+bool bt_cache_room(const struct bt_cache *c);
+
+struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, uint32_t key);
+void bt_cache_insert(struct bt_vm *vm, struct bt_block *b);
+void bt_cache_link(struct bt_exit *e, struct bt_block *target);
+
+/** bt_cache_flush() - drop all blocks; only inside bt_exclusive_begin/end, with vm->lock */
+void bt_cache_flush(struct bt_vm *vm);
+
+/** bt_cache_written() - guest memory was written: drop the blocks on [@gpa, @gpa+@len); takes vm->lock */
+void bt_cache_written(struct bt_vm *vm, uint64_t gpa, uint64_t len);
+
+struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *host_pc);
+const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b, const uint8_t *host_pc);
+
+/** ram_page() - RAM page number of @gpa for page_blocks and code_map; -1 when not RAM */
+static inline int64_t ram_page(const struct guest_mem *mem, uint64_t gpa)
+{
+	for (unsigned i = 0; i < mem->slot_count; i++) {
+		const struct mem_slot *s = &mem->slots[i];
+
+		if (gpa - s->gpa < s->size)
+			return (s->fd_offset + (gpa - s->gpa)) >> PAGE_SHIFT;
+	}
+	return -1;
+}
+
+/* stubs.c */
+void bt_stubs_make(struct bt_vm *vm);
+
+/* translate.c */
+/**
+ * bt_translate() - translate the block at st.rip
+ * @gpa: physical address of the first byte; @code: its host bytes to the page's end (@avail of them)
+ * @code2, @gpa2: the following page, NULL/0 when it is not mapped
+ *
+ * vm->lock is held and there is room. Return: the block, not yet inserted.
+ */
+struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *code, unsigned avail,
+			      const uint8_t *code2, uint64_t gpa2);
+
+/* mmu.c: called by translated code */
+uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a);
+uint64_t bt_slow_commit(struct bt_cpu *cpu, const struct bt_access *a);
+uint64_t bt_slow_seg(struct bt_cpu *cpu, uint64_t off, const struct bt_access *a);
+uint64_t bt_slow_check(struct bt_cpu *cpu, uint64_t unused, const struct bt_access *a);
+
+/* mmu.c: instruction fetch */
+struct bt_fetch {
+	uint64_t gpa;
+	const uint8_t *host; /* NULL: not RAM */
+	bool global;
+};
+/** bt_fetch_page() - translate @la for execution; raises #PF unless @quiet, then returns false */
+bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch *f);
+
+/* run.c */
+void bt_landing(void);
+void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *self);
+void bt_exclusive_end(struct bt_vm *vm);
+
+static inline unsigned bt_jc_class(uint32_t key)
+{
+	switch (key) {
+	case MODE_64: return JC_KERNEL;
+	case MODE_64 | KEY_AC: return JC_KERNEL_AC;
+	case MODE_64 | KEY_USER: return JC_USER64;
+	case MODE_32 | KEY_USER | KEY_SS32: return JC_USER32;
+	default: return JC_OTHER;
+	}
+}
+
+static inline unsigned bt_jc_index(uint64_t rip)
+{
+	return (rip ^ rip >> JC_BITS) & (JC_SIZE - 1);
+}
+
+static inline unsigned bt_key_tlb(uint32_t key)
+{
+	return key & KEY_USER ? TLB_USER : key & KEY_AC ? TLB_KERNEL_AC : TLB_KERNEL;
+}
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writing host instructions.
+ *
+ * Register map: guest rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13 r14 live in the
+ * host registers of the same name, guest rsp in host r15. Guest r10, r11 and
+ * r15 have their home in memory (st.regs): by measurement and by the compilers'
+ * allocation order the least used. Host r10 and r11 are scratch (T0, T1), host
+ * rsp is the host's stack, so helpers are called like any function.
+ */
+#ifndef EYOT_ACCEL_BT_EMIT_H
+#define EYOT_ACCEL_BT_EMIT_H
+
+#include <stddef.h>
+
+#include "accel/bt/bt.h"
+
+#define T0 10
+#define T1 11
+#define HOST_GUEST_RSP 15
+#define HOMED (-1)
+
+static const int8_t reg_map[16] = { 0, 1, 2, 3, HOST_GUEST_RSP, 5, 6, 7, 8, 9, HOMED, HOMED, 12, 13, 14, HOMED };
+
+#define CPU_OFF(member) ((int32_t)offsetof(struct bt_cpu, member))
+#define REG_OFF(greg) (CPU_OFF(st.regs) + 8 * (int32_t)(greg))
+
+enum enc_rm { RM_REG, RM_BASE /* [base + disp] */, RM_SIB /* [base + index * scale + disp] */,
+	      RM_GS /* gs:[disp] */, RM_GS_INDEX8 /* gs:[index * 8 + disp] */, RM_NONE };
+
+/* One host instruction to be encoded. */
+struct enc {
+	uint8_t lock, prefix66, rep; /* rep: 0xf2, 0xf3 or 0 */
+	bool w, force_rex, vex;
+	uint8_t vex_l, vex_pp, vvvv;
+	uint8_t map, opcode;
+	bool plus_reg;  /* register in the opcode byte: rm */
+	uint8_t reg;    /* register or opcode extension */
+	uint8_t kind;   /* enum enc_rm */
+	uint8_t rm, base, index, scale;
+	int32_t disp;
+	uint8_t imm_size;
+	int64_t imm;
+};
+
+struct out {
+	uint8_t *p;
+};
+
+static inline void out8(struct out *o, uint8_t v)
+{
+	*o->p++ = v;
+}
+
+static inline void out32(struct out *o, uint32_t v)
+{
+	__builtin_memcpy(o->p, &v, 4);
+	o->p += 4;
+}
+
+static inline void out64(struct out *o, uint64_t v)
+{
+	__builtin_memcpy(o->p, &v, 8);
+	o->p += 8;
+}
+
+/** enc_emit() - encode @e at @o->p; at most 24 bytes */
+void enc_emit(struct out *o, const struct enc *e);
+
+/* Frequent forms. @w: 64-bit operands. Opcodes of map 0. */
+void e_rr(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned rm);
+void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, int32_t disp);
+void e_rgs(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off);
+void e_rgs8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off);
+void e_ri(struct out *o, bool w, unsigned ext, unsigned rm, int32_t imm); /* group 1: add or adc sbb and sub xor cmp */
+void e_mov_ri64(struct out *o, unsigned reg, uint64_t imm);
+void e_mov_gs_imm32(struct out *o, int32_t off, uint32_t imm); /* mov dword gs:[off], imm */
+void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp);
+void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale, int32_t disp);
+void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n); /* 4 shl, 5 shr */
+void e_jmp_gs8(struct out *o, unsigned index, int32_t off); /* jmp gs:[index * 8 + off] */
+void e_jmp(struct out *o, const void *target);
+void e_call(struct out *o, const void *target);
+void e_jcc(struct out *o, unsigned cc, const void *target); /* rel32 */
+
+/* rel32 that may be patched while other threads run it: its four bytes never cross an 8-byte boundary */
+uint8_t *e_jmp_patchable(struct out *o);
+uint8_t *e_jcc_patchable(struct out *o, unsigned cc);
+
+static inline void patch_rel32(uint8_t *field, const void *target)
+{
+	__atomic_store_n((int32_t *)field, (int32_t)((const uint8_t *)target - (field + 4)), __ATOMIC_RELEASE);
+}
+
+static inline void e_mov_rr(struct out *o, unsigned dst, unsigned src)
+{
+	e_rr(o, true, 0x8b, dst, src);
+}
+
+static inline void e_load_gs(struct out *o, unsigned reg, int32_t off)
+{
+	e_rgs(o, true, 0x8b, reg, off);
+}
+
+static inline void e_store_gs(struct out *o, unsigned reg, int32_t off)
+{
+	e_rgs(o, true, 0x89, reg, off);
+}
+
+#endif
