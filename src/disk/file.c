@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests on a host file
+ *
+ * A request is a chain of host operations, one at a time: each completion
+ * either starts the next one (a short transfer goes on, an operation the file
+ * system does not have falls back) or ends the request.
+ *
+ * Scatter-gather lists are consumed from the front, in place. When a part ends
+ * inside an element, that element is cut for the time of the operation
+ * (req->cut) and mended before the list moves on.
+ *
+ * Zeroes and discards: space may be given back: punch a hole; else a zero
+ * range, which keeps it; where the file system has neither, zeros are written
+ * (a discard does nothing). What is found missing is remembered per file.
+ *
+ * Flush: after a failed fdatasync the kernel may have dropped the dirty pages
+ * and will report success next time, although data is gone. So the first
+ * error stays: every later flush fails.
+ */
+#include <fcntl.h>
+#include <limits.h>
+
+#include "base/util.h"
+#include "disk/driver.h"
+
+#define RETRY_MAX 64
+#define RW_MAX MIB(1024) /* bytes of one host call */
+#define ZERO_CHUNK KIB(256)
+
+enum { STAGE_PUNCH, STAGE_ZERO_RANGE, STAGE_WRITE };
+
+static uint8_t zeros[ZERO_CHUNK]; /* never written: one shared zero page */
+
+static void file_submit(struct disk_req *req);
+
+static void mend_cut(struct disk_req *req)
+{
+	if (req->cut)
+		req->cut->iov_len = req->cut_len;
+	req->cut = NULL;
+}
+
+/* Take @len bytes off the front of the list. */
+static void iov_advance(struct disk_req *req, uint64_t len)
+{
+	mend_cut(req);
+	while (req->iov_count && len >= req->iov->iov_len) {
+		len -= req->iov->iov_len;
+		req->iov++;
+		req->iov_count--;
+	}
+	if (len) {
+		req->iov->iov_base = (uint8_t *)req->iov->iov_base + len;
+		req->iov->iov_len -= len;
+	}
+}
+
+/* How many elements from the front hold @len bytes; the last one is cut to fit. */
+static unsigned iov_cut(struct disk_req *req, uint64_t len)
+{
+	unsigned i;
+
+	for (i = 0; i < req->iov_count && len; i++) {
+		if (req->iov[i].iov_len > len) {
+			req->cut = &req->iov[i];
+			req->cut_len = req->cut->iov_len;
+			req->cut->iov_len = len;
+		}
+		len -= req->iov[i].iov_len;
+	}
+	return i;
+}
+
+static void iov_zero(struct disk_req *req, uint64_t len)
+{
+	unsigned n = iov_cut(req, len);
+
+	for (unsigned i = 0; i < n; i++)
+		memset(req->iov[i].iov_base, 0, req->iov[i].iov_len);
+	iov_advance(req, len);
+}
+
+static void finish(struct disk_req *req, int ret)
+{
+	mend_cut(req);
+	req->fop.done(req, ret);
+}
+
+/* Returns whether more is to do. */
+static bool rw_step(struct disk_req *req, int res)
+{
+	struct file_op *op = &req->fop;
+	bool is_read = req->op == DISK_READ;
+
+	if (res < 0) {
+		finish(req, res);
+		return false;
+	}
+	if (res == 0 && is_read && op->off >= op->file->eof) {
+		iov_zero(req, op->left);
+		op->left = 0;
+	} else if (res == 0) {
+		/* A file cut short under us, or a device that takes no more. */
+		finish(req, is_read ? -EIO : -ENOSPC);
+		return false;
+	} else {
+		iov_advance(req, (uint64_t)res);
+		op->off += (uint64_t)res;
+		op->left -= (uint64_t)res;
+	}
+	if (!op->left)
+		finish(req, 0);
+	return op->left;
+}
+
+static bool is_missing(int res)
+{
+	return res == -EOPNOTSUPP || res == -ENOSYS || res == -ENOTTY;
+}
+
+static void discard_step(struct disk_req *req, int res)
+{
+	if (is_missing(res)) {
+		atomic_store(&req->fop.file->no_punch_hole, true);
+		res = 0;
+	}
+	/* A host that wants coarser alignment: a discard is a hint. */
+	finish(req, res == -EINVAL ? 0 : res);
+}
+
+static bool zeroes_step(struct disk_req *req, int res)
+{
+	struct file_op *op = &req->fop;
+
+	if (op->stage == STAGE_WRITE) {
+		if (res <= 0) {
+			finish(req, res ? res : -ENOSPC);
+			return false;
+		}
+		op->off += (uint64_t)res;
+		op->left -= (uint64_t)res;
+		if (!op->left)
+			finish(req, 0);
+		return op->left;
+	}
+	if (!is_missing(res) && res != -EINVAL) {
+		finish(req, res);
+		return false;
+	}
+	if (res != -EINVAL)
+		atomic_store(op->stage == STAGE_PUNCH ? &op->file->no_punch_hole : &op->file->no_zero_range,
+			     true);
+	op->stage++;
+	return true;
+}
+
+static void file_aio_done(struct aio_op *aio, int res)
+{
+	struct disk_req *req = container_of(aio, struct disk_req, aio);
+	struct file_op *op = &req->fop;
+	struct aio *engine = op->file->aio; /* the request may be gone after its completion */
+	bool more = false;
+
+	mend_cut(req);
+	/* ECANCELED: the thread that submitted has ended. */
+	if ((res == -EAGAIN || res == -EINTR || res == -ECANCELED) && op->retries < RETRY_MAX) {
+		op->retries++;
+		more = true;
+	} else {
+		switch (req->op) {
+		case DISK_READ:
+		case DISK_WRITE:
+			more = rw_step(req, res);
+			break;
+		case DISK_FLUSH:
+			if (res < 0)
+				atomic_store(&op->file->flush_error, res);
+			finish(req, atomic_load(&op->file->flush_error));
+			break;
+		case DISK_DISCARD:
+			discard_step(req, res);
+			break;
+		case DISK_WRITE_ZEROES:
+			more = zeroes_step(req, res);
+			break;
+		}
+	}
+	if (more) {
+		file_submit(req);
+		aio_kick(engine);
+	}
+}
+
+static void nop_done(struct aio_op *aio, int res)
+{
+	struct disk_req *req = container_of(aio, struct disk_req, aio);
+
+	finish(req, req->result);
+}
+
+static void submit_nop(struct disk_req *req, int result)
+{
+	req->result = result;
+	req->aio.code = AIO_NOP;
+	req->aio.done = nop_done;
+	aio_queue(req->fop.file->aio, &req->aio);
+}
+
+/* Prepare fallocate or the writing of zeros, by the stage reached. */
+static void prepare_zeroes(struct disk_req *req)
+{
+	struct file_op *op = &req->fop;
+	struct aio_op *aio = &req->aio;
+
+	if (op->stage == STAGE_PUNCH &&
+	    (!(req->flags & DISK_REQ_UNMAP) || atomic_load(&op->file->no_punch_hole)))
+		op->stage = STAGE_ZERO_RANGE;
+	if (op->stage == STAGE_ZERO_RANGE && atomic_load(&op->file->no_zero_range))
+		op->stage = STAGE_WRITE;
+	if (op->stage == STAGE_WRITE) {
+		op->zero_iov.iov_base = zeros;
+		op->zero_iov.iov_len = min_u64(op->left, sizeof(zeros));
+		aio->code = AIO_WRITEV;
+		aio->iov = &op->zero_iov;
+		aio->iov_count = 1;
+		return;
+	}
+	aio->code = AIO_FALLOCATE;
+	aio->mode = FALLOC_FL_KEEP_SIZE |
+		    (op->stage == STAGE_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+}
+
+static void file_submit(struct disk_req *req)
+{
+	struct file_op *op = &req->fop;
+	struct aio_op *aio = &req->aio;
+
+	aio->fd = op->file->fd;
+	aio->off = op->off;
+	aio->len = op->left;
+	aio->done = file_aio_done;
+	switch (req->op) {
+	case DISK_READ:
+	case DISK_WRITE:
+		aio->code = req->op == DISK_READ ? AIO_READV : AIO_WRITEV;
+		aio->iov = req->iov;
+		aio->iov_count = iov_cut(req, min_u64(op->left, RW_MAX));
+		break;
+	case DISK_FLUSH:
+		if (atomic_load(&op->file->flush_error)) {
+			submit_nop(req, atomic_load(&op->file->flush_error));
+			return;
+		}
+		aio->code = AIO_FDATASYNC;
+		break;
+	case DISK_DISCARD:
+		if (atomic_load(&op->file->no_punch_hole)) {
+			submit_nop(req, 0);
+			return;
+		}
+		aio->code = AIO_FALLOCATE;
+		aio->mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+		break;
+	case DISK_WRITE_ZEROES:
+		prepare_zeroes(req);
+		break;
+	}
+	aio_queue(op->file->aio, aio);
+}
+
+void file_start(struct file *file, struct disk_req *req, uint64_t off, uint64_t len,
+		void (*done)(struct disk_req *req, int ret))
+{
+	req->fop = (struct file_op){ .file = file, .off = off, .left = len, .done = done };
+	if (!len && req->op != DISK_FLUSH)
+		submit_nop(req, 0);
+	else
+		file_submit(req);
+}
