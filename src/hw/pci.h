@@ -74,7 +74,7 @@ struct pci_dev_ops {
 	void (*config_read)(struct pci_dev *dev, unsigned off, unsigned size);
 	/* After the guest's write went through the masks */
 	void (*config_written)(struct pci_dev *dev, unsigned off, unsigned size);
-	/* After MSI-X enable, function mask or an entry changed (under the MSI-X lock, too: note it only) */
+	/* After MSI-X enable, function mask or an entry changed; under the MSI-X lock, not always the host's: note it only */
 	void (*msix_changed)(struct pci_dev *dev);
 };
 
