@@ -16,6 +16,7 @@
 #define PORT_NMI_STATUS 0x61 /* PIT channel 2 gate and output, refresh toggle */
 #define PORT_KBC_COMMAND 0x64
 #define PORT_RTC 0x70        /* 2 ports */
+#define PORT_SYSTEM_CONTROL 0x92 /* A20 (always on), reset */
 #define PORT_PIC_SLAVE 0xa0  /* 2 ports */
 #define PORT_COM1 0x3f8      /* 8 ports */
 #define PORT_ELCR 0x4d0      /* 2 ports */
