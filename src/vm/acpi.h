@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ACPI tables of the machine, written to guest RAM in 0xE0000..0xFFFFF. */
+#ifndef EYOT_VM_ACPI_H
+#define EYOT_VM_ACPI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "vm/mem.h"
+
+#define ACPI_AREA_BASE 0xe0000u
+#define ACPI_AREA_SIZE 0x20000u
+
+struct acpi_config {
+	unsigned cpu_count; /* 1 to 64; APIC IDs 0 .. count-1 */
+};
+
+/**
+ * acpi_build() - make all tables
+ * @area: ACPI_AREA_SIZE bytes that the guest sees at ACPI_AREA_BASE; zeroed here
+ * @ret_rsdp_gpa: where the root pointer stands
+ *
+ * Return: 0; -ENOSPC when they do not fit.
+ */
+int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa, struct err *err);
+
+#endif
