@@ -156,6 +156,7 @@ struct bt_cpu {
 	struct vcpu_state st;
 
 	/* reached by translated code through gs */
+	struct bt_cpu *self;
 	uint64_t vbase;          /* rip of the start of the page being executed */
 	uint64_t flag_slot;      /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
 	uint64_t spill[4];
@@ -205,11 +206,11 @@ struct bt_cpu {
 
 	/* slow memory path in progress: what commit has to write back */
 	struct {
-		uint64_t la;
-		uint32_t size;
-		bool bounced, write, code;
+		uint64_t la, la2; /* guest physical addresses of the first and, across a page end, the second part */
+		uint32_t first;   /* bytes of the first part */
+		bool bounced, code;
 	} slow;
-	struct bt_block *block_one; /* the last KEY_ONE block, reused */
+	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
 	uint64_t stat_exits, stat_tlb_fills, stat_mmio;
 };

@@ -257,10 +257,8 @@ void bt_cache_flush(struct bt_vm *vm)
 	c->cold = c->cold_start;
 	c->stat_flushes++;
 	for (unsigned i = 0; i < vm->count; i++) {
-		if (vm->cpus[i]) {
+		if (vm->cpus[i])
 			bt_jc_clear(vm->cpus[i], ~0u);
-			vm->cpus[i]->block_one = NULL;
-		}
 	}
 }
 
