@@ -210,6 +210,9 @@ struct bt_cpu {
 		uint32_t first;   /* bytes of the first part */
 		bool bounced, code;
 	} slow;
+	void *translator;             /* scratch memory of bt_translate() */
+	const struct lapic_ops *lapic_ops;
+	unsigned signal_vector;       /* exception that a host signal stands for */
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
 	uint64_t stat_exits, stat_tlb_fills, stat_mmio;

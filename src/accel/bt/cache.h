@@ -51,6 +51,7 @@ struct bt_access {
 	int16_t guest_off, next_off; /* of the instruction and the one after, from the start of the page */
 	uint8_t write, seg;
 	bool flags_in_slot, next_flags_in_slot;
+	bool to_end; /* even if the block was overwritten: its end is next */
 };
 
 /* A host instruction that may raise a signal, by its address. */
@@ -154,6 +155,8 @@ void bt_stubs_make(struct bt_vm *vm);
  */
 struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *code, unsigned avail,
 			      const uint8_t *code2, uint64_t gpa2);
+
+size_t bt_translator_size(void); /* of a vCPU's scratch memory for it */
 
 /* mmu.c: called by translated code */
 uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a);

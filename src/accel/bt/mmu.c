@@ -19,11 +19,6 @@ struct walk {
 
 enum { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
 
-static uint64_t *pte_ptr(struct bt_cpu *cpu, uint64_t gpa)
-{
-	return guest_mem_ptr(cpu->vm->mem, gpa, 8);
-}
-
 /* Set accessed (and dirty) in an entry, unless it changed meanwhile; false: walk again. */
 static bool set_bits(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t old, uint64_t bits)
 {
@@ -264,6 +259,8 @@ static void mmio_write(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t
 	if (apic_page(cpu, gpa)) {
 		if (!(gpa & 3) && size == 4)
 			lapic_mmio_write(cpu->lapic, gpa & 0xfff, val);
+		if (lapic_pending(cpu->lapic) >= 0)
+			atomic_fetch_or(&cpu->pending, PENDING_EVENT);
 		return;
 	}
 	bt_fpu_park(cpu);
@@ -665,7 +662,7 @@ uint64_t bt_slow_commit(struct bt_cpu *cpu, const struct bt_access *a)
 	} else if (cpu->slow.code) {
 		bt_cache_written(cpu->vm, cpu->slow.la, size);
 	}
-	if (a->block->valid)
+	if (a->block->valid || a->to_end)
 		return 0;
 
 	/* The running block was overwritten: leave after this instruction. */

@@ -35,10 +35,11 @@ enum flags_at { FLAGS_HW, FLAGS_SLOT, FLAGS_DEAD };
 enum mop {
 	MOP_COPY,        /* the instruction itself */
 	MOP_LOAD_T0,     /* T0 <- [T0] */
-	MOP_STORE_REG,   /* [T0] <- guest register .arg */
-	MOP_STORE_IMM,   /* [T0] <- sign-extended .arg */
-	MOP_STORE_RIP,   /* [T0] <- rip of page offset .arg */
-	MOP_STORE_SPILL, /* [T0] <- spill[1] */
+	/* pushes: rsp goes down after the store, before a commit may leave the block */
+	MOP_PUSH_REG,    /* [T0] <- guest register .arg */
+	MOP_PUSH_IMM,    /* [T0] <- sign-extended .arg */
+	MOP_PUSH_RIP,    /* [T0] <- rip of page offset .arg */
+	MOP_PUSH_SPILL,  /* [T0] <- spill[1] */
 };
 
 struct cold_entry {
@@ -510,22 +511,24 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 	case MOP_LOAD_T0:
 		e_rm(o, w, 0x8b, T0, T0, 0);
 		break;
-	case MOP_STORE_REG:
+	case MOP_PUSH_REG:
 		e_rm(o, w, 0x89, use_reg(o, c->arg, T1), T0, 0);
 		break;
-	case MOP_STORE_IMM:
+	case MOP_PUSH_IMM:
 		enc_emit(o, &(struct enc){ .w = w, .opcode = 0xc7, .kind = RM_BASE, .base = T0, .imm = c->arg, .imm_size = 4 });
 		break;
-	case MOP_STORE_RIP:
+	case MOP_PUSH_RIP:
 		e_load_gs(o, T1, CPU_OFF(vbase));
 		e_lea(o, w, T1, T1, c->arg);
 		e_rm(o, w, 0x89, T1, T0, 0);
 		break;
-	case MOP_STORE_SPILL:
+	case MOP_PUSH_SPILL:
 		e_load_gs(o, T1, CPU_OFF(spill[1]));
 		e_rm(o, w, 0x89, T1, T0, 0);
 		break;
 	}
+	if (c->mop >= MOP_PUSH_REG)
+		e_lea(o, w, HOST_GUEST_RSP, HOST_GUEST_RSP, -(int)c->size);
 }
 
 /*
@@ -611,7 +614,8 @@ static void emit_mem_load(struct tr *t, const struct insn *in)
 	emit_access(t, in, a, MOP_LOAD_T0, 0, false);
 }
 
-static void emit_push(struct tr *t, enum mop mop, int64_t arg)
+/* @last: a control transfer follows, which must not be cut off when the store hits this block */
+static void emit_push(struct tr *t, enum mop mop, int64_t arg, bool last)
 {
 	unsigned size = t->wide ? 8 : 4;
 
@@ -620,9 +624,9 @@ static void emit_push(struct tr *t, enum mop mop, int64_t arg)
 	struct bt_access *a = new_access(t, NULL, size, MEM_WRITE, SEG_SS);
 
 	a->next_flags_in_slot = t->fs == FLAGS_SLOT;
+	a->to_end = last;
 	e_lea(&t->hot, t->wide, T0, HOST_GUEST_RSP, -(int)size);
 	emit_access(t, NULL, a, mop, arg, false);
-	e_lea(&t->hot, t->wide, HOST_GUEST_RSP, HOST_GUEST_RSP, -(int)size);
 }
 
 /* T0 <- top of the stack; rsp is not changed */
@@ -816,7 +820,7 @@ static void emit_end(struct tr *t, const struct insn *in)
 		emit_loop(t, in, taken);
 		break;
 	case OP_CALL:
-		emit_push(t, MOP_STORE_RIP, next);
+		emit_push(t, MOP_PUSH_RIP, next, true);
 		emit_goto(t, 0, taken);
 		break;
 	case OP_JMP_RM: case OP_CALL_RM:
@@ -826,11 +830,9 @@ static void emit_end(struct tr *t, const struct insn *in)
 			e_rr(o, t->wide, 0x8b, T0, use_reg(o, in->rm, T0));
 		if (in->op == OP_CALL_RM) {
 			e_store_gs(o, T0, CPU_OFF(spill[1]));
-			emit_push(t, MOP_STORE_RIP, next);
+			emit_push(t, MOP_PUSH_RIP, next, true);
 			e_load_gs(o, T0, CPU_OFF(spill[1]));
 		}
-		if (t->fs == FLAGS_HW)
-			e_store_gs(o, T0, CPU_OFF(spill[1]));
 		want_flags_slot(t, FL_ARITH);
 		emit_jc_jump(t);
 		break;
@@ -881,19 +883,19 @@ static void emit_body(struct tr *t, const struct insn *in)
 		}
 		return;
 	case OP_PUSH_REG:
-		emit_push(t, MOP_STORE_REG, in->opreg);
+		emit_push(t, MOP_PUSH_REG, in->opreg, false);
 		return;
 	case OP_PUSH_IMM:
-		emit_push(t, MOP_STORE_IMM, in->imm);
+		emit_push(t, MOP_PUSH_IMM, in->imm, false);
 		return;
 	case OP_PUSH_RM:
 		if (!in->mem) {
-			emit_push(t, MOP_STORE_REG, in->rm);
+			emit_push(t, MOP_PUSH_REG, in->rm, false);
 			return;
 		}
 		emit_mem_load(t, in);
 		e_store_gs(o, T0, CPU_OFF(spill[1]));
-		emit_push(t, MOP_STORE_SPILL, 0);
+		emit_push(t, MOP_PUSH_SPILL, 0, false);
 		return;
 	case OP_POP_REG: case OP_POP_RM:
 		emit_pop_load(t, HOST_GUEST_RSP);
@@ -979,7 +981,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *c
 			      const uint8_t *code2, uint64_t gpa2)
 {
 	struct bt_cache *c = cpu->vm->cache;
-	struct tr *t = cpu->tr;
+	struct tr *t = cpu->translator;
 
 	t->cpu = cpu;
 	t->vm = cpu->vm;
