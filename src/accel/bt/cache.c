@@ -91,7 +91,7 @@ bool bt_cache_room(const struct bt_cache *c)
 
 static unsigned hash(uint64_t gpa, uint32_t key)
 {
-	return ((gpa ^ (gpa >> 16) ^ key * 0x9e5u) * 0x9e3779b1u) >> (32 - BT_HASH_BITS);
+	return (uint32_t)((uint32_t)(gpa ^ gpa >> 16 ^ key * 0x9e5u) * 0x9e3779b1u) >> (32 - BT_HASH_BITS);
 }
 
 struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, uint32_t key)

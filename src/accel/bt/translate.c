@@ -456,7 +456,10 @@ static void emit_copy(struct tr *t, struct out *o, const struct insn *in, bool f
 		}
 	} else {
 		e.kind = RM_REG;
-		e.rm = map_field(o, in, rm_field, rm, T0, &e);
+		if (is_gpr(reg_field) && is_gpr(rm_field) && reg == rm && reg_map[reg] == HOMED)
+			e.rm = e.reg; /* one register: one copy of it */
+		else
+			e.rm = map_field(o, in, rm_field, rm, T0, &e);
 		if (is_high8(in, rm_field, rm) && (e.reg & 8)) { /* movzx r15d(rsp), ah: through memory */
 			e_store_gs(o, rm - 4, CPU_OFF(spill[0]));
 			e.kind = RM_GS;
@@ -470,6 +473,10 @@ static void emit_copy(struct tr *t, struct out *o, const struct insn *in, bool f
 
 			if (reg_map[in->vvvv] != HOMED) {
 				e.vvvv = reg_map[in->vvvv];
+			} else if (is_gpr(reg_field) && in->vvvv == reg) {
+				e.vvvv = e.reg;
+			} else if (!in->mem && is_gpr(rm_field) && in->vvvv == rm) {
+				e.vvvv = e.rm;
 			} else if (t1_free || t0_free) {
 				e.vvvv = map_field(o, in, FIELD_GPR, in->vvvv, t1_free ? T1 : T0, &e);
 			} else { /* all three homed: borrow a register that is not used */
