@@ -109,9 +109,10 @@ static bool rw_step(struct disk_req *req, int res)
 		op->off += (uint64_t)res;
 		op->left -= (uint64_t)res;
 	}
-	if (!op->left)
-		finish(req, 0);
-	return op->left;
+	if (op->left)
+		return true;
+	finish(req, 0); /* which may start the request's next part: nothing of it is ours any more */
+	return false;
 }
 
 static bool is_missing(int res)
@@ -140,9 +141,10 @@ static bool zeroes_step(struct disk_req *req, int res)
 		}
 		op->off += (uint64_t)res;
 		op->left -= (uint64_t)res;
-		if (!op->left)
-			finish(req, 0);
-		return op->left;
+		if (op->left)
+			return true;
+		finish(req, 0);
+		return false;
 	}
 	if (!is_missing(res) && res != -EINVAL) {
 		finish(req, res);
