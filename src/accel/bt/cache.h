@@ -25,7 +25,7 @@ enum bt_exit_kind {
 	EXIT_DIRECT,   /* to .target_off in the same page; its jump can be patched */
 	EXIT_INDIRECT, /* arg[0] holds the guest rip */
 	EXIT_SYS,      /* .insn at .guest_off needs bt_sys_insn() */
-	EXIT_NEXT,     /* go on at .target_off, never linked (KEY_ONE, page-crossing instructions) */
+	EXIT_NEXT,     /* go on at .target_off, never linked (KEY_ONE) */
 	EXIT_POLL,     /* as EXIT_NEXT, left because something is pending */
 };
 

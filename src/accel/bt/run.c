@@ -351,6 +351,7 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 {
 	bool global;
 	struct bt_block *b;
+	uint64_t flushes;
 
 	flags_from_slot(cpu);
 	cpu->stat_exits++;
@@ -366,10 +367,11 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 		cpu->st.rip = page_rip(cpu, e->target_off);
 		if (cpu->vm->opt_nolink)
 			break;
+		flushes = cpu->vm->cache->stat_flushes;
 		b = find_block(cpu, &global);
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
-		if (b->valid && !b->gpa2)
+		if (flushes == cpu->vm->cache->stat_flushes && b->valid && !b->gpa2) /* else *e is gone */
 			bt_cache_link(e, b);
 		pthread_mutex_unlock(&cpu->vm->lock);
 		break;

@@ -66,7 +66,8 @@ struct tr {
 	bool wide;           /* 64-bit code */
 	bool stack_inline;   /* push, pop, call, ret are translated */
 	bool near_inline;    /* near control transfer is translated */
-	bool unlinked;       /* KEY_ONE or page-crossing: no direct links */
+	bool unlinked;       /* KEY_ONE: every way out leads to C */
+	bool cross;          /* its instruction crosses the page's end: no direct links */
 
 	struct insn insns[BLOCK_INSNS];
 	int16_t offs[BLOCK_INSNS + 1]; /* page offset of each instruction and of the end */
@@ -140,7 +141,7 @@ static unsigned peek_live(struct tr *t, int off)
 {
 	unsigned live = 0, killed = 0;
 
-	if (off < 0 || t->unlinked || t->vm->opt_exact_flags)
+	if (off < 0 || t->unlinked || t->cross || t->vm->opt_exact_flags)
 		return FL_ARITH;
 	for (unsigned i = 0; i < 6; i++) {
 		struct insn in;
@@ -715,7 +716,7 @@ static void emit_goto(struct tr *t, unsigned which, int off)
 		emit_exit(t, o, e);
 		return;
 	}
-	if (off < 0 || off >= (int)PAGE_SIZE) {
+	if (t->cross || off < 0 || off >= (int)PAGE_SIZE) {
 		want_flags_slot(t, FL_ARITH);
 		e_load_gs(o, T0, CPU_OFF(vbase));
 		e_lea(o, t->wide, T0, T0, off);
@@ -959,7 +960,7 @@ static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 		off += in->len;
 		t->offs[++t->count] = off;
 		if (cross)
-			t->unlinked = true;
+			t->cross = true;
 		if (place_of(t, in) != IN_BODY)
 			break;
 	}
@@ -999,6 +1000,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *c
 	t->near_inline = t->wide || (t->mode == MODE_32 && !(t->key & KEY_CS));
 	t->stack_inline = t->wide || (t->mode == MODE_32 && (t->key & KEY_SS32) && !(t->key & KEY_SEGS));
 	t->unlinked = t->key & KEY_ONE;
+	t->cross = false;
 	t->code = code - (PAGE_SIZE - avail);
 	t->cold_count = t->fault_count = 0;
 	t->hot.p = c->hot;
