@@ -193,6 +193,8 @@ uint64_t pci_msix_bar_size(unsigned nvectors);
  * pci_msix_init() - add MSI-X: the capability, and a 32-bit memory BAR @bar
  * of its own that holds the table (at 0) and the PBA (in its second half)
  * @nvectors: 1..PCI_MSIX_MAX
+ *
+ * Return: 0; -EINVAL, -ENOMEM, -ENOSPC.
  */
 int pci_msix_init(struct pci_dev *dev, unsigned bar, unsigned nvectors);
 
