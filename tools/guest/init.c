@@ -120,14 +120,15 @@ static void read_options(struct boot_options *o)
 	}
 }
 
-static void copy_file(const char *from, const char *to, mode_t mode)
+static void copy_file(const char *from, const char *to)
 {
 	static char buf[65536];
 	int in = open(from, O_RDONLY | O_CLOEXEC);
-	int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+	int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct stat st;
 	ssize_t n;
 
-	if (in < 0 || out < 0)
+	if (in < 0 || out < 0 || fstat(in, &st) || fchmod(out, st.st_mode & 0777))
 		fail("copy %s to %s: %s", from, to, strerror(errno));
 	while ((n = read(in, buf, sizeof(buf))) > 0)
 		if (write(out, buf, (size_t)n) != n)
@@ -187,7 +188,7 @@ static void move_run_files(void)
 
 		snprintf(from, sizeof(from), "/eyot/%s", names[i]->d_name);
 		snprintf(to, sizeof(to), "/run/eyot/%s", names[i]->d_name);
-		copy_file(from, to, strcmp(names[i]->d_name, "agent") ? 0644 : 0755);
+		copy_file(from, to);
 	}
 	if (!access("/run/eyot/argv", F_OK))
 		add_units();
