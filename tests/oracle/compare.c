@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Holds one result against the other. Left out: the last-instruction pointers
+ * of the x87 unit, flags that an instruction leaves undefined, registers that
+ * 32-bit code cannot see, the fault address of faults that have none.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "oracle.h"
+
+#define VEC_UD 6
+#define VEC_PF 14
+#define PF_PRESENT 1u
+#define FLAGS_COMPARED 0x277fd5u /* CF..OF, IOPL, NT, RF, AC, ID */
+
+static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					   "r8",  "r9",	 "r10", "r11", "r12", "r13", "r14", "r15" };
+
+struct diff {
+	const struct oracle_case *c;
+	const struct oracle_result *a, *b; /* native, guest */
+	FILE *out;
+	unsigned kinds;
+};
+
+static void differ(struct diff *d, enum diff_kind kind, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void differ(struct diff *d, enum diff_kind kind, const char *fmt, ...)
+{
+	va_list ap;
+
+	d->kinds |= kind;
+	if (!d->out)
+		return;
+	fputs("  ", d->out);
+	va_start(ap, fmt);
+	vfprintf(d->out, fmt, ap);
+	va_end(ap);
+	fputc('\n', d->out);
+}
+
+static void hex(const uint8_t *p, unsigned n, char *buf)
+{
+	for (unsigned i = 0; i < n; i++)
+		sprintf(buf + i * 2, "%02x", p[n - 1 - i]);
+}
+
+static void bytes_differ(struct diff *d, enum diff_kind kind, const char *name, unsigned index,
+			 unsigned off, unsigned n)
+{
+	const uint8_t *p = d->a->out.xsave + off, *q = d->b->out.xsave + off;
+	char hp[80], hq[80];
+
+	if (!memcmp(p, q, n))
+		return;
+	hex(p, n, hp);
+	hex(q, n, hq);
+	differ(d, kind, "%s%u: native %s, guest %s", name, index, hp, hq);
+}
+
+static bool has_error_code(unsigned vector)
+{
+	return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
+}
+
+static void compare_fault(struct diff *d)
+{
+	const struct oracle_result *a = d->a, *b = d->b;
+	uint32_t ea = a->error, eb = b->error;
+
+	if (a->vector != b->vector) {
+		differ(d, DIFF_VECTOR,
+		       "vector: native %u (error %#x, cr2 %#" PRIx64
+		       "), guest %u (error %#x, cr2 %#" PRIx64 ")",
+		       a->vector, a->error, a->cr2, b->vector, b->error, b->cr2);
+		return;
+	}
+	if (a->vector == VEC_PF && a->cr2 >> 47) {
+		/* Linux says "present" for every address of its own half */
+		ea &= ~PF_PRESENT;
+		eb &= ~PF_PRESENT;
+	}
+	if (has_error_code(a->vector) && ea != eb)
+		differ(d, DIFF_ERROR, "error code of vector %u: native %#x, guest %#x", a->vector,
+		       ea, eb);
+	if (a->vector == VEC_PF && a->cr2 != b->cr2)
+		differ(d, DIFF_CR2, "cr2: native %#" PRIx64 ", guest %#" PRIx64, a->cr2, b->cr2);
+}
+
+static void compare_regs(struct diff *d)
+{
+	const struct oracle_state *a = &d->a->out, *b = &d->b->out;
+	uint64_t mask = d->c->mode == ORACLE_64 ? ~0ull : 0xffffffff;
+	uint64_t flags = FLAGS_COMPARED & ~(uint64_t)d->c->flags_undef;
+
+	for (unsigned i = 0; i < (d->c->mode == ORACLE_64 ? 16 : 8); i++)
+		if ((a->gpr[i] ^ b->gpr[i]) & mask)
+			differ(d, DIFF_GPR, "%s: native %016" PRIx64 ", guest %016" PRIx64,
+			       gpr_names[i], a->gpr[i], b->gpr[i]);
+	if ((a->rip ^ b->rip) & mask)
+		differ(d, DIFF_RIP, "rip: native %#" PRIx64 ", guest %#" PRIx64, a->rip, b->rip);
+	if ((a->rflags ^ b->rflags) & flags)
+		differ(d, DIFF_FLAGS,
+		       "rflags: native %#" PRIx64 ", guest %#" PRIx64 " (differ in %#" PRIx64 ")",
+		       a->rflags, b->rflags, (a->rflags ^ b->rflags) & flags);
+	if (a->ds != b->ds || a->es != b->es || a->fs != b->fs || a->gs != b->gs ||
+	    a->cs != b->cs || a->ss != b->ss)
+		differ(d, DIFF_SEG,
+		       "ds es fs gs cs ss: native %x %x %x %x %x %x, guest %x %x %x %x %x %x",
+		       a->ds, a->es, a->fs, a->gs, a->cs, a->ss, b->ds, b->es, b->fs, b->gs, b->cs,
+		       b->ss);
+	if (a->fs_base != b->fs_base || a->gs_base != b->gs_base)
+		differ(d, DIFF_SEG,
+		       "fs, gs base: native %#" PRIx64 " %#" PRIx64 ", guest %#" PRIx64
+		       " %#" PRIx64,
+		       a->fs_base, a->gs_base, b->fs_base, b->gs_base);
+}
+
+static void compare_xsave(struct diff *d)
+{
+	const uint8_t *a = d->a->out.xsave, *b = d->b->out.xsave;
+	unsigned regs = d->c->mode == ORACLE_64 ? 16 : 8;
+	uint32_t ma, mb;
+
+	for (unsigned i = 0; i < regs; i++) {
+		bytes_differ(d, DIFF_VEC, "xmm", i, XS_XMM + i * 16, 16);
+		bytes_differ(d, DIFF_VEC, "upper half of ymm", i, XS_YMMH + i * 16, 16);
+	}
+	memcpy(&ma, a + XS_MXCSR, 4);
+	memcpy(&mb, b + XS_MXCSR, 4);
+	if (ma != mb)
+		differ(d, DIFF_MXCSR, "mxcsr: native %#x, guest %#x", ma, mb);
+	if (memcmp(a, b, 5))
+		differ(d, DIFF_X87,
+		       "x87 control, status, tags: native %02x%02x %02x%02x %02x, guest %02x%02x "
+		       "%02x%02x %02x",
+		       a[1], a[0], a[3], a[2], a[4], b[1], b[0], b[3], b[2], b[4]);
+	for (unsigned i = 0; i < 8; i++)
+		bytes_differ(d, DIFF_X87, "st", i, XS_ST + i * 16, 10);
+}
+
+static bool in_hole(const struct oracle_case *c, uint64_t va)
+{
+	for (unsigned i = 0; i < c->hole_count; i++)
+		if (va - c->holes[i].va < c->holes[i].len)
+			return true;
+	return false;
+}
+
+static void compare_page(struct diff *d, unsigned page, const uint8_t *a, const uint8_t *b)
+{
+	unsigned shown = 0;
+
+	for (unsigned i = 0; i < PAGE; i++) {
+		uint64_t va = oracle_page_va[page] + i;
+
+		if (a[i] == b[i] || in_hole(d->c, va))
+			continue;
+		if (shown++ < 8)
+			differ(d, DIFF_MEM, "memory %#" PRIx64 ": native %02x, guest %02x", va,
+			       a[i], b[i]);
+	}
+	if (shown > 8)
+		differ(d, DIFF_MEM, "and %u more bytes of this page", shown - 8);
+}
+
+static void compare_memory(struct diff *d)
+{
+	static struct oracle_image initial;
+	uint32_t either = d->a->changed | d->b->changed;
+
+	if (!either)
+		return;
+	image_set(&initial, d->c);
+	for (unsigned p = 0; p < PAGE_COUNT; p++) {
+		if (either >> p & 1)
+			compare_page(d, p,
+				     d->a->changed >> p & 1 ? d->a->pages[p] : initial.pages[p],
+				     d->b->changed >> p & 1 ? d->b->pages[p] : initial.pages[p]);
+	}
+	image_unset(&initial, d->c);
+}
+
+static const char *status_name(uint32_t status)
+{
+	static const char *const names[] = { "not run",	    "ok",    "does not end",
+					     "system call", "crash", "error" };
+
+	return status < sizeof(names) / sizeof(names[0]) ? names[status] : "?";
+}
+
+enum verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *native,
+			    const struct oracle_result *guest, FILE *out, unsigned *ret_kinds)
+{
+	struct diff d = { .c = c, .a = native, .b = guest, .out = out };
+
+	*ret_kinds = 0;
+	if (native->status != RES_OK)
+		return SKIPPED;
+	if (guest->status != RES_OK) {
+		differ(&d, DIFF_STATUS, "guest: %s: %s", status_name(guest->status), guest->text);
+		*ret_kinds = d.kinds;
+		return DIFFERENT;
+	}
+	/* A feature the guest does not have must be undefined there, whatever the host does. */
+	if (guest->vector == VEC_UD && native->vector != VEC_UD && c->insn_count == 1 &&
+	    guest->out.rip == c->in.rip && c->may_hide && !guest->changed &&
+	    !memcmp(guest->out.gpr, c->in.gpr, sizeof(c->in.gpr)))
+		return HIDDEN;
+	compare_fault(&d);
+	compare_regs(&d);
+	compare_xsave(&d);
+	compare_memory(&d);
+	*ret_kinds = d.kinds;
+	return d.kinds ? DIFFERENT : SAME;
+}
