@@ -86,4 +86,7 @@ struct accel_ops {
 extern const struct accel_ops accel_bt;
 extern const struct accel_ops accel_kvm;
 
+/* Those linked into this program, best first, ended by NULL (accel.c). */
+extern const struct accel_ops *const accel_list[];
+
 #endif

@@ -120,11 +120,9 @@ static int wait_parked(struct vm *vm)
 {
 	struct timespec until;
 
-	if (!vm->started)
-		return 0;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += PARK_TIMEOUT_S;
-	while (vm->parked_count < vm->cpu_count) {
+	while (vm->parked_count < vm->thread_count) {
 		if (pthread_cond_clockwait(&vm->parked_cond, &vm->lock, CLOCK_MONOTONIC, &until) ==
 		    ETIMEDOUT) {
 			vm->stuck = true;
@@ -308,23 +306,46 @@ int vm_start(struct vm *vm, struct err *err)
 		if (ret)
 			return err_set(err, ret, "vCPU %u: start its thread: %s", i, strerror(ret));
 		vm->cpus[i].has_thread = true;
+		pthread_mutex_lock(&vm->lock);
+		vm->thread_count++;
+		pthread_mutex_unlock(&vm->lock);
 	}
 	vm->started = true;
 	return 0;
 }
 
-void vm_free(struct vm *vm)
+int vm_stop(struct vm *vm)
 {
-	if (!vm || vm->stuck)
-		return;
+	int ret = 0;
+
+	if (!vm)
+		return 0;
 	pthread_mutex_lock(&vm->lock);
+	vm->pause_depth++;
+	pthread_mutex_unlock(&vm->lock);
+	kick_all(vm);
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->stuck)
+		ret = wait_parked(vm);
+	if (vm->stuck) {
+		pthread_mutex_unlock(&vm->lock);
+		return -ETIMEDOUT;
+	}
 	vm->ending = true;
 	pthread_cond_broadcast(&vm->run_cond);
 	pthread_mutex_unlock(&vm->lock);
-	kick_all(vm);
-	for (unsigned i = 0; i < vm->cpu_count; i++)
+	for (unsigned i = 0; i < vm->cpu_count; i++) {
 		if (vm->cpus[i].has_thread)
 			pthread_join(vm->cpus[i].thread, NULL);
+		vm->cpus[i].has_thread = false;
+	}
+	return ret;
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		if (vm->cpus[i].vcpu)
 			vm->accel->vcpu_free(vm->cpus[i].vcpu);

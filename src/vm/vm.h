@@ -101,22 +101,29 @@ struct vm {
 
 	int wake_fd; /* eventfd: a request waits */
 	struct loop_fd *wake_source;
+	bool started; /* RAM has been used */
 	bool stopped; /* ops->stopped() was called */
 
 	pthread_mutex_t lock; /* guards what follows and vm_cpu.parked */
 	pthread_cond_t parked_cond, run_cond;
 	struct vm_request request;
 	unsigned pause_depth;
-	bool started, ending;
+	bool ending;
 	bool stuck; /* a vCPU did not park in time: threads are left to the process's end */
-	unsigned parked_count;
+	unsigned thread_count, parked_count;
 	struct vm_cpu cpus[VM_CPUS_MAX];
 };
 
 /** vm_new() - make RAM, buses, accelerator and vCPUs; devices come next */
 int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err);
 
-/** vm_free() - end the vCPU threads and free all; devices must not be used by the guest any more */
+/**
+ * vm_stop() - end the vCPU threads for good, so that devices may be freed; NULL is fine
+ * Return: 0; -ETIMEDOUT when a vCPU does not stop: nothing may be freed then.
+ */
+int vm_stop(struct vm *vm);
+
+/** vm_free() - after vm_stop() and after the devices; NULL is fine */
 void vm_free(struct vm *vm);
 
 /** vm_set_devices() - the device table, borrowed; before vm_start() */

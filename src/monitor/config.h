@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What eyot-vmm is asked to do: from the command line and a JSON file, checked. */
+#ifndef EYOT_MONITOR_CONFIG_H
+#define EYOT_MONITOR_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+
+#define CONFIG_DISKS_MAX 16
+
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION };
+
+enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
+
+struct config_disk {
+	char *path;
+	bool readonly, snapshot;
+};
+
+struct config {
+	char *accel; /* "auto" or an accelerator's name */
+	unsigned cpus;
+	uint64_t memory_bytes;
+	char *kernel, *initrd, *cmdline; /* initrd may be NULL */
+	struct config_disk disks[CONFIG_DISKS_MAX];
+	unsigned disk_count;
+	enum console_kind console;
+	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
+	bool debug_exit, no_reboot;
+	char *name; /* may be NULL */
+	enum log_level log;
+	char *accel_debug; /* may be NULL */
+};
+
+/** config_init() - the defaults; 0 or -ENOMEM */
+int config_init(struct config *cfg, struct err *err);
+void config_done(struct config *cfg);
+
+/**
+ * config_parse_args() - read the command line, and the file of --config before it
+ * @ret_action: what the command line asks for
+ *
+ * Return: 0; -EINVAL or the errno of reading the file, with a text.
+ */
+int config_parse_args(struct config *cfg, int argc, char **argv, enum config_action *ret_action,
+		      struct err *err);
+
+/** config_parse_json() - settings of a JSON text; @what: for errors, e.g. the file's name */
+int config_parse_json(struct config *cfg, const char *what, const char *text, size_t len, struct err *err);
+
+/** config_check() - what can only be said of all settings together */
+int config_check(const struct config *cfg, struct err *err);
+
+/** config_parse_size() - "512M", "2G", "65536K", "1048576"; 0 or -EINVAL, -ERANGE */
+int config_parse_size(const char *text, uint64_t *ret_bytes);
+
+/** config_usage() - the text of --help */
+const char *config_usage(void);
+
+#endif

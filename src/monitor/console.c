@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Output is written as it comes, without blocking. A pseudo-terminal or socket
+ * whose reader sleeps holds the guest up for a second at most, then its output
+ * is dropped until the reader moves on; standard output has no such limit, for
+ * what a script reads must be whole.
+ *
+ * Input is held back while the guest has no room, but for a terminal: there it
+ * is always read, so that the key to leave works with a guest that hangs.
+ *
+ * The terminal's settings are in a global, because they must be restored from
+ * a handler of fatal signals and at exit, too.
+ */
+#include "monitor/console.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <termios.h>
+
+#include "base/log.h"
+#include "base/util.h"
+
+#define KEY_LEAVE 0x1d  /* Ctrl-] */
+#define KEY_PREFIX 0x01 /* Ctrl-A */
+#define WRITE_CHUNK 512 /* what a ready terminal or pipe takes without blocking */
+#define STALL_NS 1000000000ull
+
+struct console {
+	struct loop *loop;
+	enum console_kind kind;
+	int in_fd, out_fd, listen_fd, slave_fd; /* -1: none */
+	struct loop_fd *in_source, *listen_source;
+	bool in_is_tty, in_plain; /* in_plain: a file, always readable, unknown to epoll */
+	bool out_dead;
+	bool prefix;         /* Ctrl-A was typed */
+	uint64_t stalled_ns; /* since when output is not taken; 0: it flows */
+	char *unlink_path;
+	const struct console_port *port;
+	uint8_t held[4096]; /* input that the guest has not taken yet */
+	size_t held_len;
+	void (*leave)(void *arg);
+	void *arg;
+};
+
+static struct termios saved_termios;
+static atomic_bool terminal_is_raw;
+
+void console_restore_terminal(void)
+{
+	/* Not from the background: the call would stop us there. */
+	if (atomic_exchange(&terminal_is_raw, false))
+		tcsetattr(STDIN_FILENO, TCSANOW, &saved_termios);
+}
+
+static void raw_terminal(void)
+{
+	struct termios t;
+
+	if (tcgetpgrp(STDIN_FILENO) != getpgrp())
+		return; /* in the background: the shell owns the terminal */
+	if (!atomic_load(&terminal_is_raw) && tcgetattr(STDIN_FILENO, &saved_termios) < 0)
+		return;
+	t = saved_termios;
+	t.c_iflag &= ~(tcflag_t)(BRKINT | ICRNL | INLCR | IGNCR | INPCK | ISTRIP | IXON);
+	t.c_lflag &= ~(tcflag_t)(ECHO | ICANON | IEXTEN | ISIG);
+	t.c_cflag |= CS8;
+	t.c_cc[VMIN] = 1;
+	t.c_cc[VTIME] = 0;
+	atomic_store(&terminal_is_raw, true);
+	tcsetattr(STDIN_FILENO, TCSANOW, &t);
+}
+
+static void continued(void *arg, int signo)
+{
+	raw_terminal(); /* back in the foreground after a stop */
+}
+
+/* ---- input ---- */
+
+static void hold(struct console *con, const uint8_t *bytes, size_t len)
+{
+	size_t room = sizeof(con->held) - con->held_len;
+
+	if (len > room)
+		len = room;
+	memcpy(con->held + con->held_len, bytes, len);
+	con->held_len += len;
+}
+
+static void hold_typed(struct console *con, const uint8_t *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		static const uint8_t prefix = KEY_PREFIX;
+		uint8_t c = bytes[i];
+
+		if (c == KEY_LEAVE || (con->prefix && c == 'x')) {
+			con->prefix = false;
+			con->leave(con->arg);
+			continue;
+		}
+		if (!con->prefix && c == KEY_PREFIX) {
+			con->prefix = true;
+			continue;
+		}
+		/* Ctrl-A twice, or Ctrl-A a, is one Ctrl-A; before any other key it was meant for the guest. */
+		if (con->prefix) {
+			con->prefix = false;
+			hold(con, &prefix, 1);
+			if (c == KEY_PREFIX || c == 'a')
+				continue;
+		}
+		hold(con, &c, 1);
+	}
+}
+
+static void feed_guest(struct console *con)
+{
+	while (con->held_len && con->port) {
+		size_t n = con->port->receive(con->port->dev, con->held, con->held_len);
+
+		if (n == 0)
+			break;
+		con->held_len -= n;
+		memmove(con->held, con->held + n, con->held_len);
+	}
+}
+
+static void end_input(struct console *con)
+{
+	loop_fd_del(con->in_source);
+	con->in_source = NULL;
+	con->in_plain = false;
+	if (con->kind == CONSOLE_UNIX && con->in_fd >= 0) {
+		close(con->in_fd);
+		con->in_fd = con->out_fd = -1;
+		con->stalled_ns = 0;
+		con->held_len = 0;
+	}
+}
+
+/* Read once; false when there is nothing more to read now. */
+static bool read_input(struct console *con)
+{
+	uint8_t buf[1024];
+	size_t want = sizeof(con->held) - con->held_len;
+	ssize_t n;
+
+	if (want > sizeof(buf) || con->in_is_tty)
+		want = sizeof(buf);
+	if (want == 0)
+		return false;
+	n = read(con->in_fd, buf, want);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	if (n <= 0) {
+		end_input(con);
+		return false;
+	}
+	if (con->in_is_tty)
+		hold_typed(con, buf, (size_t)n);
+	else
+		hold(con, buf, (size_t)n);
+	feed_guest(con);
+	return true;
+}
+
+/* Read on only while the guest takes what was read. */
+static void pump_input(struct console *con)
+{
+	feed_guest(con);
+	while (con->in_plain && con->held_len == 0 && con->port)
+		if (!read_input(con))
+			break;
+	if (con->in_source && !con->in_is_tty)
+		loop_fd_modify(con->in_source, con->held_len ? 0 : EPOLLIN);
+}
+
+static void input_event(void *arg, uint32_t events)
+{
+	struct console *con = arg;
+
+	read_input(con);
+	pump_input(con);
+}
+
+void console_input_ready(struct console *con)
+{
+	pump_input(con);
+}
+
+void console_attach(struct console *con, const struct console_port *port)
+{
+	con->port = port;
+	pump_input(con);
+}
+
+static int watch_input(struct console *con, struct err *err)
+{
+	int ret = loop_fd_add(con->loop, con->in_fd, EPOLLIN, input_event, con, &con->in_source);
+
+	if (ret == -EPERM) { /* a file or /dev/null: never waits */
+		con->in_plain = true;
+		return 0;
+	}
+	return ret < 0 ? err_set(err, -ret, "console: watch its input: %s", strerror(-ret)) : 0;
+}
+
+/* ---- output ---- */
+
+static bool drop_stalled(struct console *con)
+{
+	if (con->kind != CONSOLE_PTY && con->kind != CONSOLE_UNIX)
+		return false;
+	if (!con->stalled_ns)
+		con->stalled_ns = clock_now_ns();
+	return clock_now_ns() - con->stalled_ns > STALL_NS;
+}
+
+size_t console_output(struct console *con, const uint8_t *bytes, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		struct pollfd p = { .fd = con->out_fd, .events = POLLOUT };
+		ssize_t n;
+
+		if (con->out_dead || con->out_fd < 0)
+			return len;
+		if (poll(&p, 1, 0) == 0)
+			return drop_stalled(con) ? len : done;
+		n = write(con->out_fd, bytes + done, min_u64(len - done, WRITE_CHUNK));
+		if (n > 0) {
+			done += (size_t)n;
+			con->stalled_ns = 0;
+		} else if (n < 0 && errno == EAGAIN) {
+			return drop_stalled(con) ? len : done;
+		} else if (n < 0 && errno != EINTR) {
+			if (con->kind == CONSOLE_UNIX) {
+				end_input(con);
+			} else {
+				log_warn("console: write: %s; its output is dropped from here on", strerror(errno));
+				con->out_dead = true;
+			}
+			return len;
+		}
+	}
+	return done;
+}
+
+/* ---- the kinds ---- */
+
+static int open_stdio(struct console *con, struct err *err)
+{
+	int ret;
+
+	con->in_fd = STDIN_FILENO;
+	con->out_fd = STDOUT_FILENO;
+	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
+		con->in_fd = -1;
+	if (fcntl(STDOUT_FILENO, F_GETFD) < 0)
+		con->out_fd = -1;
+	if (con->in_fd < 0)
+		return 0;
+	con->in_is_tty = isatty(STDIN_FILENO);
+	if (con->in_is_tty) {
+		/* From the background the terminal is neither set nor read. */
+		signal(SIGTTOU, SIG_IGN);
+		if (tcgetpgrp(STDIN_FILENO) != getpgrp())
+			return 0;
+		raw_terminal();
+		atexit(console_restore_terminal);
+		ret = loop_signal_add(con->loop, SIGCONT, continued, con);
+		if (ret < 0)
+			return err_set(err, -ret, "console: signals: %s", strerror(-ret));
+		fprintf(stderr, "eyot-vmm: Ctrl-] or Ctrl-A x leaves\r\n");
+	}
+	return watch_input(con, err);
+}
+
+static int open_pty(struct console *con, struct err *err)
+{
+	struct termios t;
+	char name[64];
+
+	con->in_fd = con->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (con->in_fd < 0 || grantpt(con->in_fd) < 0 || unlockpt(con->in_fd) < 0 ||
+	    ptsname_r(con->in_fd, name, sizeof(name)) != 0)
+		return err_set(err, errno, "console 'pty': %s", strerror(errno));
+	/* Held open, so that our end does not see a hang-up while nobody else has it open. */
+	con->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (con->slave_fd < 0 || tcgetattr(con->slave_fd, &t) < 0)
+		return err_set(err, errno, "console 'pty': %s: %s", name, strerror(errno));
+	cfmakeraw(&t);
+	tcsetattr(con->slave_fd, TCSANOW, &t);
+	fprintf(stderr, "eyot-vmm: console is %s\n", name);
+	return watch_input(con, err);
+}
+
+static int open_file(struct console *con, const char *path, struct err *err)
+{
+	con->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	if (con->out_fd < 0)
+		return err_set(err, errno, "console 'file:%s': %s", path, strerror(errno));
+	return 0;
+}
+
+static void accept_client(void *arg, uint32_t events)
+{
+	struct console *con = arg;
+	int fd = accept4(con->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct err err;
+
+	if (fd < 0)
+		return;
+	if (con->in_fd >= 0) { /* one at a time */
+		close(fd);
+		return;
+	}
+	con->in_fd = con->out_fd = fd;
+	if (watch_input(con, &err) < 0) {
+		log_warn("%s", err.text);
+		end_input(con);
+	}
+}
+
+static bool is_stale_socket(const struct sockaddr_un *addr)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct stat st;
+
+	return fd >= 0 && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 && errno == ECONNREFUSED;
+}
+
+static int open_unix(struct console *con, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	mode_t mask;
+	int ret;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ENAMETOOLONG, "console 'unix:%s': the path is longer than %zu bytes", path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path));
+	con->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (con->listen_fd < 0)
+		return err_set(err, errno, "console 'unix:%s': %s", path, strerror(errno));
+	mask = umask(0077);
+	ret = bind(con->listen_fd, (struct sockaddr *)&addr, sizeof(addr));
+	if (ret < 0 && errno == EADDRINUSE && is_stale_socket(&addr) && unlink(path) == 0)
+		ret = bind(con->listen_fd, (struct sockaddr *)&addr, sizeof(addr));
+	if (ret < 0)
+		ret = -errno;
+	umask(mask);
+	if (ret < 0)
+		return err_set(err, -ret, "console 'unix:%s': %s", path, strerror(-ret));
+	con->unlink_path = strdup(path);
+	if (listen(con->listen_fd, 1) < 0)
+		return err_set(err, errno, "console 'unix:%s': %s", path, strerror(errno));
+	ret = loop_fd_add(con->loop, con->listen_fd, EPOLLIN, accept_client, con, &con->listen_source);
+	return ret < 0 ? err_set(err, -ret, "console 'unix:%s': %s", path, strerror(-ret)) : 0;
+}
+
+int console_open(struct loop *loop, enum console_kind kind, const char *path, void (*leave)(void *arg),
+		 void *arg, struct console **ret_console, struct err *err)
+{
+	struct console *con = calloc(1, sizeof(*con));
+	int ret = -EINVAL;
+
+	if (!con)
+		return err_set(err, ENOMEM, "console: out of memory");
+	con->loop = loop;
+	con->kind = kind;
+	con->in_fd = con->out_fd = con->listen_fd = con->slave_fd = -1;
+	con->leave = leave;
+	con->arg = arg;
+	switch (kind) {
+	case CONSOLE_STDIO:
+		ret = open_stdio(con, err);
+		break;
+	case CONSOLE_PTY:
+		ret = open_pty(con, err);
+		break;
+	case CONSOLE_FILE:
+		ret = open_file(con, path, err);
+		break;
+	case CONSOLE_UNIX:
+		ret = open_unix(con, path, err);
+		break;
+	}
+	if (ret < 0) {
+		console_close(con);
+		return ret;
+	}
+	*ret_console = con;
+	return 0;
+}
+
+void console_close(struct console *con)
+{
+	if (!con)
+		return;
+	console_restore_terminal();
+	loop_fd_del(con->in_source);
+	loop_fd_del(con->listen_source);
+	if (con->kind != CONSOLE_STDIO) {
+		if (con->in_fd >= 0)
+			close(con->in_fd);
+		if (con->out_fd >= 0 && con->out_fd != con->in_fd)
+			close(con->out_fd);
+	}
+	if (con->slave_fd >= 0)
+		close(con->slave_fd);
+	if (con->listen_fd >= 0)
+		close(con->listen_fd);
+	if (con->unlink_path)
+		unlink(con->unlink_path);
+	free(con->unlink_path);
+	free(con);
+}

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Devices stand in machine->table in the order of reset, save and load. What
+ * the platform asks of the machine becomes a request (vm.h), which any vCPU
+ * thread may make.
+ */
+#include "monitor/machine.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "base/util.h"
+#include "hw/clock.h"
+#include "hw/kbc.h"
+#include "hw/pci.h"
+#include "hw/pit.h"
+#include "hw/platform.h"
+#include "hw/pm.h"
+#include "hw/pvpanic.h"
+#include "hw/rtc.h"
+#include "hw/uart.h"
+#include "vm/acpi.h"
+#include "vm/boot.h"
+
+#define TABLE_MAX (8 + CONFIG_DISKS_MAX)
+#define FLUSH_WAIT_NS 2000000000ull
+
+struct machine {
+	const struct config *cfg;
+	struct machine_events events;
+	struct vm *vm;
+	struct console *con;
+	struct hw_clock clock;
+	struct platform_ops platform;
+	struct boot_file kernel, initrd;
+	struct uart_backend uart_backend;
+	struct console_port uart_port;
+	struct uart *uart;
+	struct pit *pit;
+	struct rtc *rtc;
+	struct kbc *kbc;
+	struct pm *pm;
+	struct pci_host *pci;
+	bool has_pvpanic, has_debug_exit;
+	struct vm_device table[TABLE_MAX];
+	unsigned table_count;
+};
+
+/* ---- what the platform asks for ---- */
+
+static void on_reset(void *opaque)
+{
+	vm_request(((struct machine *)opaque)->vm, VM_RESET, 0, "reset by the guest");
+}
+
+static void on_power_off(void *opaque)
+{
+	vm_request(((struct machine *)opaque)->vm, VM_POWEROFF, 0, "powered off by the guest");
+}
+
+static void on_panic(void *opaque, unsigned events)
+{
+	/* A crash kernel that is about to run is the guest's own affair. */
+	if (events & PVPANIC_PANICKED)
+		vm_request(((struct machine *)opaque)->vm, VM_CRASH, 0, "the guest's kernel panicked (pvpanic)");
+}
+
+static void on_debug_exit(void *opaque, uint32_t value)
+{
+	vm_request(((struct machine *)opaque)->vm, VM_DEBUG_EXIT, value, "debug exit with %#x", value);
+}
+
+/* ---- what the frame asks for ---- */
+
+static int boot(void *opaque, struct vcpu_state *state, struct err *err)
+{
+	struct machine *m = opaque;
+	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count };
+	struct boot_config cfg = { .kernel = &m->kernel,
+				   .initrd = m->initrd.fd >= 0 ? &m->initrd : NULL,
+				   .cmdline = m->cfg->cmdline };
+	uint8_t *area = guest_mem_ptr(&m->vm->mem, ACPI_AREA_BASE, ACPI_AREA_SIZE);
+	struct boot_info info;
+	int ret;
+
+	if (!area)
+		return err_set(err, EINVAL, "memory: too little for the ACPI tables");
+	ret = acpi_build(&acpi, area, &cfg.rsdp_gpa, err);
+	if (ret == 0)
+		ret = boot_load(&cfg, &m->vm->mem, state, &info, err);
+	if (ret == 0)
+		log_debug("kernel '%s': %s, entry %#llx", m->cfg->kernel, boot_protocol_name(info.protocol),
+			  (unsigned long long)info.entry);
+	return ret;
+}
+
+static void stopped(void *opaque, const struct vm_request *req)
+{
+	struct machine *m = opaque;
+
+	m->events.stopped(m->events.arg, req);
+}
+
+static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped };
+
+/* ---- console ---- */
+
+static size_t uart_output(void *opaque, const uint8_t *bytes, size_t len)
+{
+	return console_output(((struct machine *)opaque)->con, bytes, len);
+}
+
+static void uart_input_ready(void *opaque)
+{
+	console_input_ready(((struct machine *)opaque)->con);
+}
+
+static size_t port_can_receive(void *dev)
+{
+	return uart_can_receive(dev);
+}
+
+static size_t port_receive(void *dev, const uint8_t *bytes, size_t len)
+{
+	return uart_receive(dev, bytes, len);
+}
+
+void machine_flush_console(struct machine *m)
+{
+	uint64_t until = clock_now_ns() + FLUSH_WAIT_NS;
+
+	while (m->uart && uart_flush(m->uart) && clock_now_ns() < until)
+		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+}
+
+/* ---- assembly ---- */
+
+/* Rows of the device table, with one cast each for the devices' own types. */
+#define DEVICE_GLUE(type)                                                                          \
+	static void type##_row_reset(void *dev)                                                    \
+	{                                                                                          \
+		type##_reset(dev);                                                                 \
+	}                                                                                          \
+	static void type##_row_save(void *dev, struct snap_writer *w)                              \
+	{                                                                                          \
+		type##_save(dev, w);                                                               \
+	}                                                                                          \
+	static int type##_row_load(void *dev, struct snap_reader *r, struct err *err)              \
+	{                                                                                          \
+		return type##_load(dev, r, err);                                                   \
+	}
+DEVICE_GLUE(uart)
+DEVICE_GLUE(pit)
+DEVICE_GLUE(rtc)
+DEVICE_GLUE(kbc)
+DEVICE_GLUE(pm)
+DEVICE_GLUE(pci_host)
+#undef DEVICE_GLUE
+
+#define ROW(title, type, device)                                                                   \
+	{                                                                                          \
+		.name = title, .dev = device, .reset = type##_row_reset, .save = type##_row_save,  \
+		.load = type##_row_load,                                                           \
+	}
+
+static void fill_table(struct machine *m)
+{
+	const struct vm_device rows[] = {
+		ROW("pci", pci_host, m->pci), ROW("serial port", uart, m->uart), ROW("timer", pit, m->pit),
+		ROW("clock", rtc, m->rtc),    ROW("keyboard controller", kbc, m->kbc),
+		ROW("power management", pm, m->pm),
+	};
+
+	memcpy(m->table, rows, sizeof(rows));
+	m->table_count = ARRAY_SIZE(rows);
+	vm_set_devices(m->vm, m->table, m->table_count);
+}
+
+static int add_platform(struct machine *m, struct err *err)
+{
+	struct vm *vm = m->vm;
+	uint64_t low = vm->mem.slots[0].size;
+	int ret;
+
+	ret = pci_host_new(&vm->pio, &vm->mmio, &vm->irq, &m->platform, &m->pci, err);
+	if (ret == 0)
+		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->clock, &m->uart_backend, &m->uart,
+			       err);
+	if (ret == 0)
+		ret = pit_new(&vm->pio, &vm->irq, &m->clock, &m->pit, err);
+	if (ret == 0)
+		ret = rtc_new(&vm->pio, &vm->irq, &m->clock, low, vm->mem.size - low, &m->rtc, err);
+	if (ret == 0)
+		ret = kbc_new(&vm->pio, &m->platform, &m->kbc, err);
+	if (ret == 0)
+		ret = pm_new(&vm->pio, &vm->irq, &m->clock, &m->platform, &m->pm, err);
+	if (ret == 0) {
+		ret = pvpanic_add(&vm->pio, &m->platform, err);
+		m->has_pvpanic = ret == 0;
+	}
+	if (ret == 0 && m->cfg->debug_exit) {
+		ret = debug_exit_add(&vm->pio, &m->platform, err);
+		m->has_debug_exit = ret == 0;
+	}
+	return ret;
+}
+
+int machine_new(const struct config *cfg, struct loop *loop, const struct accel_ops *accel,
+		struct console *con, const struct machine_events *events, struct machine **ret_machine,
+		struct err *err)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	struct vm_config vc = { .accel = accel,
+				.accel_debug = cfg->accel_debug,
+				.memory_bytes = cfg->memory_bytes,
+				.cpu_count = cfg->cpus,
+				.no_reboot = cfg->no_reboot,
+				.loop = loop,
+				.ops = &vm_ops,
+				.opaque = m };
+	int ret;
+
+	if (!m)
+		return err_set(err, ENOMEM, "machine: out of memory");
+	m->cfg = cfg;
+	m->con = con;
+	m->events = *events;
+	m->kernel.fd = m->initrd.fd = -1;
+	m->platform = (struct platform_ops){ .reset = on_reset,
+					     .power_off = on_power_off,
+					     .panic = on_panic,
+					     .debug_exit = on_debug_exit,
+					     .opaque = m };
+	m->uart_backend = (struct uart_backend){ uart_output, uart_input_ready, m };
+	hw_clock_init_loop(&m->clock, loop);
+
+	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
+	if (ret == 0 && cfg->initrd)
+		ret = boot_file_open("initrd", cfg->initrd, &m->initrd, err);
+	if (ret == 0)
+		ret = vm_new(&vc, &m->vm, err);
+	if (ret == 0)
+		ret = add_platform(m, err);
+	if (ret < 0) {
+		machine_free(m);
+		return ret;
+	}
+	fill_table(m);
+	m->uart_port = (struct console_port){ port_can_receive, port_receive, m->uart };
+	console_attach(con, &m->uart_port);
+	*ret_machine = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	if (m->con)
+		console_attach(m->con, NULL);
+	if (vm_stop(m->vm) < 0)
+		return; /* a vCPU may still use everything; the process is about to end */
+	if (m->has_pvpanic)
+		pvpanic_del(&m->vm->pio, &m->platform);
+	if (m->has_debug_exit)
+		debug_exit_del(&m->vm->pio, &m->platform);
+	pm_free(m->pm);
+	kbc_free(m->kbc);
+	rtc_free(m->rtc);
+	pit_free(m->pit);
+	uart_free(m->uart);
+	pci_host_free(m->pci);
+	vm_free(m->vm);
+	boot_file_close(&m->kernel);
+	boot_file_close(&m->initrd);
+	free(m);
+}
+
+int machine_start(struct machine *m, struct err *err)
+{
+	return vm_start(m->vm, err);
+}
+
+void machine_power_button(struct machine *m)
+{
+	pm_power_button(m->pm);
+}
+
+struct vm *machine_vm(struct machine *m)
+{
+	return m->vm;
+}

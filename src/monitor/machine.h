@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one machine model: which devices there are, where, and in which order
+ * they are reset, saved and loaded. Loop thread.
+ */
+#ifndef EYOT_MONITOR_MACHINE_H
+#define EYOT_MONITOR_MACHINE_H
+
+#include "accel/accel.h"
+#include "base/err.h"
+#include "loop/loop.h"
+#include "monitor/config.h"
+#include "monitor/console.h"
+#include "vm/vm.h"
+
+struct machine;
+
+struct machine_events {
+	/* The machine stopped for good. */
+	void (*stopped)(void *arg, const struct vm_request *req);
+	void *arg;
+};
+
+/**
+ * machine_new() - make the machine of @cfg
+ * @cfg, @con, @events: borrowed for the machine's life
+ */
+int machine_new(const struct config *cfg, struct loop *loop, const struct accel_ops *accel,
+		struct console *con, const struct machine_events *events, struct machine **ret_machine,
+		struct err *err);
+/** machine_free() - stop and free it; what a vCPU that does not stop may use is left; NULL is fine */
+void machine_free(struct machine *m);
+
+/** machine_start() - boot it */
+int machine_start(struct machine *m, struct err *err);
+
+/** machine_flush_console() - hand over what the guest printed, waiting a little for a slow reader */
+void machine_flush_console(struct machine *m);
+
+/** machine_power_button() - ask the guest's operating system to power off */
+void machine_power_button(struct machine *m);
+
+struct vm *machine_vm(struct machine *m);
+
+#endif

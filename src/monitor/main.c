@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * eyot-vmm: one virtual machine in one process. Reads the configuration, puts
+ * console and machine together, runs the event loop and turns the machine's
+ * end into an exit status. This is the one place that prints errors.
+ *
+ * Status values of ours are even: those of the debug exit port are odd.
+ */
+#include <stdio.h>
+#include <sys/prctl.h>
+
+#include "accel/accel.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "loop/loop.h"
+#include "monitor/config.h"
+#include "monitor/console.h"
+#include "monitor/machine.h"
+#include "monitor/signals.h"
+#include "version.h"
+
+enum {
+	STATUS_POWERED_OFF = 0,
+	STATUS_USAGE = 2,
+	STATUS_CRASHED = 4,
+	STATUS_REBOOTED = 6,
+	STATUS_HOST = 8,
+	STATUS_ENDED = 10,
+};
+
+struct program {
+	struct config cfg;
+	struct loop *loop;
+	struct console *con;
+	struct machine *machine;
+};
+
+/* ---- ends ---- */
+
+static void on_stopped(void *arg, const struct vm_request *req)
+{
+	struct program *p = arg;
+	int status = STATUS_HOST;
+
+	/* What the guest said last comes before what is said about it. */
+	machine_flush_console(p->machine);
+	console_restore_terminal();
+	switch (req->kind) {
+	case VM_POWEROFF:
+		status = STATUS_POWERED_OFF;
+		break;
+	case VM_RESET:
+		status = STATUS_REBOOTED;
+		break;
+	case VM_CRASH:
+		log_error("guest crashed: %s", req->text);
+		status = STATUS_CRASHED;
+		break;
+	case VM_DEBUG_EXIT:
+		status = (int)((req->code << 1 | 1) & 0xff);
+		break;
+	case VM_QUIT:
+		log_info("ended: %s", req->text);
+		status = STATUS_ENDED;
+		break;
+	case VM_FAIL:
+	case VM_NONE:
+		log_error("%s", req->text);
+		status = STATUS_HOST;
+		break;
+	}
+	loop_quit(p->loop, status);
+}
+
+static void on_leave(void *arg)
+{
+	struct program *p = arg;
+
+	if (p->machine)
+		vm_request(machine_vm(p->machine), VM_QUIT, 0, "the key to leave was typed");
+}
+
+static void on_end_signal(void *arg, int signo)
+{
+	struct program *p = arg;
+
+	if (p->machine)
+		vm_request(machine_vm(p->machine), VM_QUIT, 0, "signal %d (%s)", signo, strsignal(signo));
+	else
+		loop_quit(p->loop, STATUS_ENDED);
+}
+
+static void on_power_signal(void *arg, int signo)
+{
+	struct program *p = arg;
+
+	if (p->machine)
+		machine_power_button(p->machine);
+}
+
+/* ---- accelerator ---- */
+
+static const struct accel_ops *find_accel(const char *name)
+{
+	for (unsigned i = 0; accel_list[i]; i++)
+		if (!strcmp(accel_list[i]->name, name))
+			return accel_list[i];
+	return NULL;
+}
+
+static int choose_accel(const char *name, const struct accel_ops **ret_accel, struct err *err)
+{
+	struct err why = { .text = "" };
+	int ret;
+
+	if (strcmp(name, "auto")) {
+		const struct accel_ops *a = find_accel(name);
+
+		if (!a)
+			return err_set(err, EINVAL, "accel '%s': not in this version of eyot-vmm", name);
+		ret = a->probe(err);
+		if (ret < 0)
+			return err_prefix(err, ret, "accel '%s'", name);
+		*ret_accel = a;
+		return 0;
+	}
+	for (unsigned i = 0; accel_list[i]; i++) {
+		if (accel_list[i]->probe(&why) == 0) {
+			*ret_accel = accel_list[i];
+			log_info("accelerator %s: chosen, %s", accel_list[i]->name,
+				 why.text[0] ? why.text : "the best this version has that works here");
+			return 0;
+		}
+	}
+	return err_set(err, ENODEV, "accel 'auto': none works here: %s", why.text);
+}
+
+/* ---- main ---- */
+
+static int run(struct program *p, struct err *err, int *ret_status)
+{
+	struct machine_events events = { .stopped = on_stopped, .arg = p };
+	const struct accel_ops *accel = NULL;
+	int ret;
+
+	*ret_status = STATUS_HOST;
+	ret = loop_new(&p->loop, err);
+	if (ret == 0)
+		ret = signals_init(p->loop, on_end_signal, on_power_signal, p, err);
+	if (ret < 0)
+		return ret;
+	/* From here on a failure is the fault of what was asked for, or of a file it names. */
+	*ret_status = STATUS_USAGE;
+	ret = choose_accel(p->cfg.accel, &accel, err);
+	if (ret == 0)
+		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p, &p->con, err);
+	if (ret == 0)
+		ret = machine_new(&p->cfg, p->loop, accel, p->con, &events, &p->machine, err);
+	if (ret == 0)
+		ret = machine_start(p->machine, err);
+	if (ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EIO)
+		*ret_status = STATUS_HOST;
+	if (ret < 0)
+		return ret;
+	ret = loop_run(p->loop);
+	if (ret < 0)
+		return err_set(err, -ret, "event loop: %s", strerror(-ret));
+	*ret_status = ret;
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct program p = { 0 };
+	enum config_action action;
+	struct err err = { .text = "" };
+	int ret, status = STATUS_USAGE;
+
+	log_init("eyot-vmm", LOG_INFO);
+	ret = config_init(&p.cfg, &err);
+	if (ret == 0)
+		ret = config_parse_args(&p.cfg, argc, argv, &action, &err);
+	if (ret == 0 && action != CONFIG_RUN) {
+		fputs(action == CONFIG_HELP ? config_usage() : "eyot-vmm " EYOT_VERSION "\n", stdout);
+		config_done(&p.cfg);
+		return fflush(stdout) == 0 ? 0 : STATUS_HOST;
+	}
+	if (ret == 0)
+		ret = config_check(&p.cfg, &err);
+	if (ret == 0) {
+		log_init("eyot-vmm", p.cfg.log);
+		if (p.cfg.name)
+			prctl(PR_SET_NAME, p.cfg.name);
+		ret = run(&p, &err, &status);
+	}
+	console_restore_terminal();
+	if (ret < 0)
+		log_error("%s", err.text);
+	machine_free(p.machine);
+	console_close(p.con);
+	loop_free(p.loop);
+	config_done(&p.cfg);
+	return status;
+}
