@@ -184,7 +184,8 @@ void bt_exclusive_end(struct bt_vm *vm)
 /* Let an exclusive section pass; afterwards in_code is set. */
 static void safe_point(struct bt_cpu *cpu)
 {
-	atomic_store(&cpu->in_code, true);
+	if (!atomic_load_explicit(&cpu->in_code, memory_order_relaxed))
+		atomic_store(&cpu->in_code, true);
 	while (atomic_load(&cpu->vm->stopping)) {
 		atomic_store(&cpu->in_code, false);
 		pthread_mutex_lock(&cpu->vm->exclusive);
@@ -202,7 +203,6 @@ static void sleep_until_event(struct bt_cpu *cpu)
 	atomic_store(&cpu->in_code, false);
 	/* The LAPIC timer's signal ends the sleep, too: it changes the futex. */
 	syscall(SYS_futex, &cpu->futex, FUTEX_WAIT_PRIVATE, seq, NULL, NULL, 0);
-	atomic_store(&cpu->in_code, true);
 }
 
 /* ---- finding blocks ---- */
