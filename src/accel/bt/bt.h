@@ -109,6 +109,7 @@ enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_
 #define KEY_CS (1u << 6)       /* cs is not flat (outside 64-bit mode) */
 #define KEY_FPU (1u << 7)      /* FPU/SSE/AVX not plainly usable: check each such instruction */
 #define KEY_ONE (1u << 8)      /* one instruction a block: single step, interrupt shadow */
+#define KEY_PLAIN (1u << 10)   /* variant of a block without groups; never in cpu->key (see translate.c) */
 #define KEY_ALIGN (1u << 9)    /* alignment checking is on: every access takes the slow path */
 
 /* ---- software TLB ---- */
@@ -152,6 +153,8 @@ struct bt_itlb {
 struct bt_block;
 struct bt_vm;
 
+#define BT_GROUP_SLOTS 6
+
 struct bt_cpu {
 	struct vcpu_state st;
 
@@ -160,6 +163,7 @@ struct bt_cpu {
 	uint64_t vbase;          /* rip of the start of the page being executed */
 	uint64_t flag_slot;      /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
 	uint64_t spill[4];
+	uint64_t group[BT_GROUP_SLOTS]; /* host addresses of access groups, within one block */
 	uint64_t arg[4];         /* operands of slow paths */
 	atomic_uint pending;     /* PENDING_*: leave translated code at the next poll; any thread sets */
 	uint32_t key;
@@ -211,6 +215,8 @@ struct bt_cpu {
 		bool bounced, code;
 	} slow;
 	void *translator;             /* scratch memory of bt_translate() */
+	struct bt_block *resume;      /* enter this one next, not what the jump cache says */
+	uint64_t resume_flushes, resume_rip; /* valid while no flush came, at this rip */
 	const struct lapic_ops *lapic_ops;
 	unsigned signal_vector;       /* exception that a host signal stands for */
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
@@ -239,7 +245,7 @@ struct bt_vm {
 	struct bt_cache *cache;
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
-	bool opt_nolink, opt_one, opt_trace;
+	bool opt_nolink, opt_nogroup, opt_trace;
 };
 
 /* ---- run.c ---- */

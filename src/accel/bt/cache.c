@@ -190,6 +190,8 @@ static void invalidate(struct bt_vm *vm, struct bt_block *b)
 		unlink_out(b->in);
 	unlink_out(&b->exits[0]);
 	unlink_out(&b->exits[1]);
+	for (struct bt_exit *e = b->outs; e; e = e->next_out)
+		unlink_out(e);
 	list_del(vm, b, ram_page(vm->mem, b->gpa));
 	if (b->gpa2 && ram_page(vm->mem, b->gpa2) != ram_page(vm->mem, b->gpa))
 		list_del(vm, b, ram_page(vm->mem, b->gpa2));

@@ -39,6 +39,8 @@ struct bt_exit {
 	const void *stub;              /* where the field points while unlinked */
 	struct bt_block *target;       /* linked to */
 	struct bt_exit *next_in;       /* of target's incoming list */
+	struct bt_exit *next_out;      /* of from's further exits */
+	uint32_t key_bits;             /* EXIT_DIRECT: added to the key to find the target */
 	const struct insn *insn;
 	bool backward;
 };
@@ -71,6 +73,7 @@ struct bt_block {
 	uint8_t *jc_entry;   /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
 	uint8_t *hot_end, *cold, *cold_end;
 	struct bt_exit exits[2];
+	struct bt_exit *outs; /* further linkable exits */
 	struct bt_exit *in;  /* exits linked to this block */
 	struct bt_block *hash_next, *page_next, *page2_next;
 	struct bt_fault_site *faults;
@@ -148,12 +151,13 @@ void bt_stubs_make(struct bt_vm *vm);
 /* translate.c */
 /**
  * bt_translate() - translate the block at st.rip
+ * @key: cpu->key, perhaps with KEY_PLAIN
  * @gpa: physical address of the first byte; @code: its host bytes to the page's end (@avail of them)
  * @code2, @gpa2: the following page, NULL/0 when it is not mapped
  *
  * vm->lock is held and there is room. Return: the block, not yet inserted.
  */
-struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *code, unsigned avail,
+struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
 			      const uint8_t *code2, uint64_t gpa2);
 
 size_t bt_translator_size(void); /* of a vCPU's scratch memory for it */
@@ -180,7 +184,7 @@ void bt_exclusive_end(struct bt_vm *vm);
 
 static inline unsigned bt_jc_class(uint32_t key)
 {
-	switch (key) {
+	switch (key & ~KEY_PLAIN) {
 	case MODE_64: return JC_KERNEL;
 	case MODE_64 | KEY_AC: return JC_KERNEL_AC;
 	case MODE_64 | KEY_USER: return JC_USER64;

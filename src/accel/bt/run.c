@@ -259,8 +259,8 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 	return false;
 }
 
-/* The block at st.rip under the current key; translates it when there is none. Raises fetch faults. */
-static struct bt_block *find_block(struct bt_cpu *cpu, bool *ret_global)
+/* The block at st.rip under the current key and @key_bits; translates it when there is none. Raises fetch faults. */
+static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *ret_global)
 {
 	static const uint8_t ones[PAGE_SIZE] = { [0 ... PAGE_SIZE - 1] = 0xff };
 	struct bt_vm *vm = cpu->vm;
@@ -291,7 +291,7 @@ static struct bt_block *find_block(struct bt_cpu *cpu, bool *ret_global)
 
 	pthread_mutex_lock(&vm->lock);
 again:
-	b = bt_cache_find(vm, gpa, f2.gpa, cpu->key);
+	b = bt_cache_find(vm, gpa, f2.gpa, cpu->key | key_bits);
 	if (!b) {
 		if (!bt_cache_room(vm->cache)) {
 			pthread_mutex_unlock(&vm->lock);
@@ -306,7 +306,7 @@ again:
 		}
 		if (!own_page(cpu, gpa, f.host) || (f2.host && !own_page(cpu, f2.gpa, f2.host)))
 			goto again;
-		b = bt_translate(cpu, gpa, f.host + off, PAGE_SIZE - off, f2.host, f2.gpa);
+		b = bt_translate(cpu, cpu->key | key_bits, gpa, f.host + off, PAGE_SIZE - off, f2.host, f2.gpa);
 		bt_cache_insert(vm, b);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -317,7 +317,7 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 {
 	unsigned class = bt_jc_class(b->key), i = bt_jc_index(cpu->st.rip);
 
-	if (b->key & KEY_ONE)
+	if (b->key & (KEY_ONE | KEY_PLAIN))
 		return;
 	cpu->jc[class].rip[i] = cpu->st.rip;
 	cpu->jc[class].code[i] = b->jc_entry;
@@ -359,20 +359,21 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 	case EXIT_INDIRECT:
 		cpu->st.rip = cpu->arg[0];
 		if (!atomic_load(&cpu->pending) && !(cpu->key & KEY_ONE)) {
-			b = find_block(cpu, &global);
+			b = find_block(cpu, 0, &global);
 			jc_insert(cpu, b, global);
 		}
 		break;
 	case EXIT_DIRECT:
 		cpu->st.rip = page_rip(cpu, e->target_off);
-		if (cpu->vm->opt_nolink)
-			break;
 		flushes = cpu->vm->cache->stat_flushes;
-		b = find_block(cpu, &global);
+		b = find_block(cpu, e->key_bits, &global);
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
-		if (flushes == cpu->vm->cache->stat_flushes && b->valid && !b->gpa2) /* else *e is gone */
-			bt_cache_link(e, b);
+		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid && !b->gpa2)
+			bt_cache_link(e, b); /* after a flush *e is gone */
+		cpu->resume = b;
+		cpu->resume_rip = cpu->st.rip;
+		cpu->resume_flushes = cpu->vm->cache->stat_flushes;
 		pthread_mutex_unlock(&cpu->vm->lock);
 		break;
 	case EXIT_SYS:
@@ -395,6 +396,18 @@ static void run_blocks(struct bt_cpu *cpu)
 		cpu->jc_other_key = cpu->key;
 	}
 	prepare(cpu);
+
+	struct bt_block *b = cpu->resume;
+
+	if (b) {
+		cpu->resume = NULL;
+		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes && cpu->resume_rip == cpu->st.rip &&
+		    (b->key & ~KEY_PLAIN) == cpu->key && b->valid) {
+			cpu->vbase = cpu->st.rip - b->page_off;
+			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, b->entry));
+			return;
+		}
+	}
 	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_jc(
 			  cpu, offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc) + offsetof(struct bt_jc, code)));
 }
@@ -406,7 +419,7 @@ static void run_one(struct bt_cpu *cpu)
 
 	if (cpu->st.dr7 & 0xff)
 		bt_debug_code(cpu, code_linear(cpu));
-	b = find_block(cpu, &global);
+	b = find_block(cpu, 0, &global);
 	cpu->int_shadow = false;
 	prepare(cpu);
 	cpu->vbase = cpu->st.rip - b->page_off;
@@ -705,6 +718,7 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, s
 	vm->count = cfg->vcpu_count;
 	vm->opt_exact_flags = has_word(cfg->debug, "exact-flags");
 	vm->opt_nolink = has_word(cfg->debug, "nolink");
+	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
 	vm->opt_trace = has_word(cfg->debug, "trace");
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->exclusive, NULL);

@@ -18,6 +18,15 @@
  * A block is entered directly with its live flags in EFLAGS; through the jump cache
  * with them in the slot.
  *
+ * Groups: accesses of one block through the same unmodified base register (known
+ * constants added to it included) whose offsets lie near each other share one
+ * check. The first of a group checks the whole range and keeps the host
+ * address in group[]; the others use it, without touching flags. When the
+ * check fails, for whatever reason, the block goes on in its KEY_PLAIN variant, which
+ * has no groups: only that one raises faults and fills the TLB, so groups are never seen by the guest.
+ * A host address stays good to the end of a block: what could take it away (a TLB
+ * flush, code put on the page) happens between blocks.
+ *
  * Memory access: hot code holds the check and the instruction; the cold part
  * holds, per access, a call to bt_slow_access() and a second copy of the
  * instruction, then bt_slow_commit() when it writes.
@@ -28,6 +37,9 @@
 #define BLOCK_INSNS 48
 #define COLD_ENTRIES (BLOCK_INSNS * 2)
 #define FAULT_ENTRIES (BLOCK_INSNS * 2)
+#define GROUP_SPAN 1024 /* bytes that one group covers at most */
+#define GROUPS 16       /* looked at in one block; BT_GROUP_SLOTS of them are used */
+#define BASE_RIP 16     /* pseudo register: rip-relative */
 
 enum flags_at { FLAGS_HW, FLAGS_SLOT, FLAGS_DEAD };
 
@@ -42,12 +54,29 @@ enum mop {
 	MOP_PUSH_SPILL,  /* [T0] <- spill[1] */
 };
 
+struct group {
+	uint8_t base;
+	bool write;
+	int8_t slot; /* of cpu->group[]; -1: not worth it */
+	unsigned version, count;
+	int32_t lo, hi; /* from the base's value at its version's start */
+};
+
+/* An access as part of a group; up to two per instruction, in order of execution. */
+struct member {
+	int8_t group; /* -1: none */
+	bool first;
+	int32_t off;  /* from the group's lo */
+	int32_t to_lo; /* what to add to the operand's displacement to get lo */
+};
+
 struct cold_entry {
 	uint8_t *jump; /* rel32 field in hot code */
 	uint8_t *back;
 	const struct insn *in;
 	struct bt_access *access;
 	int64_t arg;
+	int32_t disp;
 	uint8_t mop, size;
 	bool restore, write;
 	bool flags_in_slot; /* before the operation, for fault sites */
@@ -73,6 +102,11 @@ struct tr {
 	int16_t offs[BLOCK_INSNS + 1]; /* page offset of each instruction and of the end */
 	uint16_t live[BLOCK_INSNS + 1]; /* live before instruction i; [n]: at the end */
 	unsigned count;
+
+	struct group groups[GROUPS];
+	unsigned group_count, slots;
+	struct member members[BLOCK_INSNS][2];
+	unsigned access_no; /* within the current instruction */
 
 	enum flags_at fs;
 	unsigned cur;
@@ -194,6 +228,131 @@ static void analyse(struct tr *t)
 		else
 			live = (live & ~in->flags_written) | (in->flags_read & FL_ARITH);
 		t->live[i] = live;
+	}
+}
+
+/* ---- groups ---- */
+
+static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, unsigned version, int64_t off, unsigned size,
+		       bool write)
+{
+	struct group *g = NULL;
+
+	if (off != (int32_t)off)
+		return;
+	for (int k = t->group_count - 1; k >= 0 && !g; k--) {
+		struct group *c = &t->groups[k];
+		int64_t lo = off < c->lo ? off : c->lo, hi = off + size > c->hi ? off + size : c->hi;
+
+		if (c->base == base && c->version == version && hi - lo <= GROUP_SPAN) {
+			g = c;
+			g->lo = lo;
+			g->hi = hi;
+		}
+	}
+	if (!g) {
+		if (t->group_count == GROUPS)
+			return;
+		g = &t->groups[t->group_count++];
+		*g = (struct group){ .base = base, .version = version, .lo = off, .hi = off + size, .slot = -1 };
+	}
+	g->write |= write;
+	t->members[i][no] = (struct member){ .group = g - t->groups, .first = g->count == 0, .off = off };
+	g->count++;
+}
+
+/* What an instruction adds to a register, when it is a constant. */
+static bool constant_step(const struct insn *in, unsigned *reg, int64_t *step)
+{
+	if (in->op == OP_LEA && in->opsize == 8 && in->addrsize == 8 && in->base == in->reg && in->index == INSN_NO_REG) {
+		*reg = in->reg;
+		*step = in->disp;
+		return true;
+	}
+	if (in->op != OP_COPY || in->mem || in->map || in->opsize != 8 || in->vex || !in->has_modrm)
+		return false;
+	*reg = in->rm;
+	if ((in->opcode == 0x83 || in->opcode == 0x81) && ((in->reg & 7) == 0 || (in->reg & 7) == 5)) {
+		*step = (in->reg & 7) == 0 ? in->imm : -in->imm;
+		return true;
+	}
+	if (in->opcode == 0xff && (in->reg & 7) <= 1) {
+		*step = (in->reg & 7) == 0 ? 1 : -1;
+		return true;
+	}
+	return false;
+}
+
+static void find_groups(struct tr *t)
+{
+	unsigned version[17] = { 0 };
+	int64_t delta[17] = { 0 };
+
+	t->group_count = t->slots = 0;
+	for (unsigned i = 0; i < t->count; i++)
+		t->members[i][0].group = t->members[i][1].group = -1;
+	if (!t->wide || t->cross || t->vm->opt_nogroup || (t->key & (KEY_PLAIN | KEY_ONE | KEY_ALIGN)))
+		return;
+	for (unsigned i = 0; i < t->count; i++) {
+		const struct insn *in = &t->insns[i];
+		unsigned no = 0, reg;
+		uint16_t written = in->gpr_write;
+		int64_t step;
+
+		if (place_of(t, in) == IN_SYS)
+			break;
+		if (in->mem && in->mem_size && in->op != OP_LEA && in->op != OP_NOP) {
+			unsigned base = in->base == INSN_RIP_REL ? BASE_RIP : in->base;
+			int64_t disp = in->base == INSN_RIP_REL ? in->disp + t->offs[i + 1] : in->disp;
+
+			if (base <= BASE_RIP && in->index == INSN_NO_REG && in->addrsize == 8 && in->seg != SEG_FS &&
+			    in->seg != SEG_GS && in->mem_size <= 64)
+				add_member(t, i, 0, base, version[base], delta[base] + disp, in->mem_size,
+					   in->mem_access & MEM_WRITE);
+			no = 1;
+		}
+		switch (in->op) {
+		case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_CALL: case OP_CALL_RM:
+			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8, true);
+			delta[REG_RSP] -= 8;
+			written &= ~(1u << REG_RSP);
+			break;
+		case OP_POP_REG: case OP_POP_RM: case OP_RET:
+			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP], 8, false);
+			delta[REG_RSP] += 8;
+			if ((in->op == OP_POP_REG ? in->opreg : in->op == OP_POP_RM ? in->rm : 0) != REG_RSP)
+				written &= ~(1u << REG_RSP);
+			break;
+		case OP_LEAVE:
+			add_member(t, i, no, REG_RBP, version[REG_RBP], delta[REG_RBP], 8, false);
+			break;
+		default:
+			if (constant_step(in, &reg, &step)) {
+				delta[reg] += step;
+				written &= ~(1u << reg);
+			}
+		}
+		for (unsigned r = 0; r < 16; r++) {
+			if (written & 1u << r) {
+				version[r]++;
+				delta[r] = 0;
+			}
+		}
+	}
+	for (unsigned k = 0; k < t->group_count; k++)
+		if (t->groups[k].count > 1 && t->slots < BT_GROUP_SLOTS)
+			t->groups[k].slot = t->slots++;
+	for (unsigned i = 0; i < t->count; i++) {
+		for (unsigned no = 0; no < 2; no++) {
+			struct member *m = &t->members[i][no];
+
+			if (m->group < 0)
+				continue;
+			m->to_lo = t->groups[m->group].lo - m->off;
+			m->off -= t->groups[m->group].lo;
+			if (t->groups[m->group].slot < 0)
+				m->group = -1;
+		}
 	}
 }
 
@@ -396,8 +555,8 @@ static void store_homed(struct out *o, const struct insn *in, unsigned field, un
 		e_store_gs(o, host, REG_OFF(reg));
 }
 
-/* The instruction with mapped registers; its memory operand, if any, at [T0]. */
-static void emit_copy(struct tr *t, struct out *o, const struct insn *in, bool flags_in_slot)
+/* The instruction with mapped registers; its memory operand, if any, at [T0 + disp]. */
+static void emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp, bool flags_in_slot)
 {
 	struct enc e = { .lock = in->lock, .map = in->map, .opcode = in->opcode, .vex = in->vex, .vex_l = in->vex_l,
 			 .vex_pp = in->vex_pp, .w = in->w, .imm = in->imm, .imm_size = in->imm_size };
@@ -416,6 +575,7 @@ static void emit_copy(struct tr *t, struct out *o, const struct insn *in, bool f
 		e.w = in->opsize == 8;
 		e.kind = RM_BASE;
 		e.base = T0;
+		e.disp = disp;
 		enc_emit(o, &e);
 		return;
 	}
@@ -449,6 +609,7 @@ static void emit_copy(struct tr *t, struct out *o, const struct insn *in, bool f
 	if (in->mem) {
 		e.kind = RM_BASE;
 		e.base = T0;
+		e.disp = disp;
 		if (high) { /* ah.. forbids REX, which r10 needs: borrow rsi as the base */
 			borrow = REG_RSI;
 			e_store_gs(o, borrow, CPU_OFF(spill[0]));
@@ -514,43 +675,38 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		restore_flags(o);
 	switch ((enum mop)c->mop) {
 	case MOP_COPY:
-		emit_copy(t, o, c->in, c->flags_in_slot);
+		emit_copy(t, o, c->in, c->disp, c->flags_in_slot);
 		break;
 	case MOP_LOAD_T0:
-		e_rm(o, w, 0x8b, T0, T0, 0);
+		e_rm(o, w, 0x8b, T0, T0, c->disp);
 		break;
 	case MOP_PUSH_REG:
-		e_rm(o, w, 0x89, use_reg(o, c->arg, T1), T0, 0);
+		e_rm(o, w, 0x89, use_reg(o, c->arg, T1), T0, c->disp);
 		break;
 	case MOP_PUSH_IMM:
-		enc_emit(o, &(struct enc){ .w = w, .opcode = 0xc7, .kind = RM_BASE, .base = T0, .imm = c->arg, .imm_size = 4 });
+		enc_emit(o, &(struct enc){ .w = w, .opcode = 0xc7, .kind = RM_BASE, 
+				    .base = T0, .disp = c->disp, .imm = c->arg, .imm_size = 4 });
 		break;
 	case MOP_PUSH_RIP:
 		e_load_gs(o, T1, CPU_OFF(vbase));
 		e_lea(o, w, T1, T1, c->arg);
-		e_rm(o, w, 0x89, T1, T0, 0);
+		e_rm(o, w, 0x89, T1, T0, c->disp);
 		break;
 	case MOP_PUSH_SPILL:
 		e_load_gs(o, T1, CPU_OFF(spill[1]));
-		e_rm(o, w, 0x89, T1, T0, 0);
+		e_rm(o, w, 0x89, T1, T0, c->disp);
 		break;
 	}
 	if (c->mop >= MOP_PUSH_REG)
 		e_lea(o, w, HOST_GUEST_RSP, HOST_GUEST_RSP, -(int)c->size);
 }
 
-/*
- * Check T0 (linear address) and do the operation. Flags have been saved or
- * are dead. @restore: put the flags back before the operation.
- */
-static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a, enum mop mop, int64_t arg, bool restore)
+/* T1 <- slot of T0 (linear address), T0 <- offset in its page if the TLB has it; then the compare. Returns the tag's place. */
+static uint32_t emit_check(struct tr *t, unsigned size, bool write)
 {
 	struct out *o = &t->hot;
-	unsigned class = bt_key_tlb(t->key), size = a->size;
-	uint32_t base = offsetof(struct bt_cpu, tlb) + class * sizeof(struct bt_tlb);
-	bool write = a->write & MEM_WRITE;
+	uint32_t base = offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb);
 	uint32_t tag = base + (write ? offsetof(struct bt_tlb, write) : offsetof(struct bt_tlb, read));
-	struct cold_entry *c = &t->colds[t->cold_count++];
 
 	e_mov_rr(o, T1, T0);
 	e_shift_i(o, true, 5, T1, PAGE_SHIFT);
@@ -563,13 +719,32 @@ static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a
 					   .imm = PAGE_SIZE - size, .imm_size = 4 });
 		out8(o, 0x0f), out8(o, 0x87); /* ja */
 	}
-	*c = (struct cold_entry){ .jump = o->p, .in = in, .access = a, .arg = arg, .mop = mop, .restore = restore,
+	o->p += 4;
+	return tag;
+}
+
+static void emit_add_host(struct tr *t)
+{
+	e_rgs8(&t->hot, true, 0x03, T0, T1, offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb) +
+						offsetof(struct bt_tlb, host));
+}
+
+/*
+ * Check T0 (linear address) and do the operation. Flags have been saved or
+ * are dead. @restore: put the flags back before the operation.
+ */
+static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a, enum mop mop, int64_t arg, bool restore)
+{
+	bool write = a->write & MEM_WRITE;
+	struct cold_entry *c = &t->colds[t->cold_count++];
+	uint32_t tag = emit_check(t, a->size, write);
+
+	*c = (struct cold_entry){ .jump = t->hot.p - 4, .in = in, .access = a, .arg = arg, .mop = mop, .restore = restore,
 				  .write = write, .tag_off = tag, .flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 	c->size = t->wide ? 8 : 4;
-	o->p += 4;
-	e_rgs8(o, true, 0x03, T0, T1, base + offsetof(struct bt_tlb, host));
-	emit_mop(t, o, c);
-	c->back = o->p;
+	emit_add_host(t);
+	emit_mop(t, &t->hot, c);
+	c->back = t->hot.p;
 }
 
 static void emit_colds(struct tr *t)
@@ -594,10 +769,85 @@ static void emit_colds(struct tr *t)
 	}
 }
 
+/*
+ * The next access of the current instruction, if it is in a group: T0 and the operation's
+ * displacement for it. @in (or NULL: @base_host + @disp) is the operand.
+ */
+static struct member *grouped(struct tr *t)
+{
+	struct member *m = &t->members[t->cur][t->access_no++];
+
+	return m->group >= 0 ? m : NULL;
+}
+
+static struct bt_exit *new_exit(struct tr *t, unsigned kind);
+static void emit_exit(struct tr *t, struct out *o, struct bt_exit *e);
+
+static void emit_grouped(struct tr *t, const struct member *m, const struct insn *in, unsigned base_host, int32_t disp,
+			 enum mop mop, int64_t arg, bool write)
+{
+	struct out *o = &t->hot;
+	struct group *g = &t->groups[m->group];
+	int32_t slot = CPU_OFF(group) + 8 * g->slot;
+	bool restore;
+
+	if (m->first) {
+		clobber_flags(t, t->live[t->cur]);
+		if (in) {
+			struct insn at = *in;
+
+			at.disp += m->to_lo;
+			emit_effective(t, &at, T0);
+		} else {
+			e_lea(o, true, T0, base_host, disp + m->to_lo);
+		}
+		emit_check(t, g->hi - g->lo, g->write);
+
+		/* fails: go on in the variant without groups */
+		uint8_t *field = o->p - 4;
+		struct bt_exit *e = new_exit(t, EXIT_DIRECT);
+		enum flags_at fs = t->fs;
+
+		patch_rel32(field, t->cold.p);
+		if (fs == FLAGS_SLOT && t->live[t->cur]) {
+			restore_flags(&t->cold);
+			t->fs = FLAGS_HW;
+		}
+		e->key_bits = KEY_PLAIN;
+		e->target_off = t->offs[t->cur];
+		e->next_out = t->b->outs;
+		t->b->outs = e;
+		e->patch = e_jmp_patchable(&t->cold);
+		e->stub = t->cold.p;
+		patch_rel32(e->patch, e->stub);
+		emit_exit(t, &t->cold, e);
+		t->fs = fs;
+
+		emit_add_host(t);
+		e_store_gs(o, T0, slot);
+	} else {
+		e_load_gs(o, T0, slot);
+	}
+	restore = in && mop == MOP_COPY && must_restore(t, in);
+
+	struct cold_entry c = { .in = in, .arg = arg, .mop = mop, .disp = m->off, .size = 8, .restore = restore,
+				.flags_in_slot = t->fs == FLAGS_SLOT && !restore };
+
+	emit_mop(t, o, &c);
+	if (in && mop == MOP_COPY && (restore || (in->flags_written & FL_ARITH)))
+		t->fs = FLAGS_HW;
+}
+
 /* A whole instruction with a memory operand, copied. */
 static void emit_mem_copy(struct tr *t, const struct insn *in)
 {
+	struct member *m = grouped(t);
 	bool restore;
+
+	if (m) {
+		emit_grouped(t, m, in, 0, 0, MOP_COPY, 0, in->mem_access & MEM_WRITE);
+		return;
+	}
 
 	clobber_flags(t, t->live[t->cur]);
 
@@ -614,6 +864,12 @@ static void emit_mem_copy(struct tr *t, const struct insn *in)
 /* T0 <- memory operand of the stack operand size */
 static void emit_mem_load(struct tr *t, const struct insn *in)
 {
+	struct member *m = grouped(t);
+
+	if (m) {
+		emit_grouped(t, m, in, 0, 0, MOP_LOAD_T0, 0, false);
+		return;
+	}
 	clobber_flags(t, t->live[t->cur]);
 
 	struct bt_access *a = new_access(t, NULL, t->wide ? 8 : 4, MEM_READ, in->seg);
@@ -626,7 +882,12 @@ static void emit_mem_load(struct tr *t, const struct insn *in)
 static void emit_push(struct tr *t, enum mop mop, int64_t arg, bool last)
 {
 	unsigned size = t->wide ? 8 : 4;
+	struct member *m = grouped(t);
 
+	if (m) {
+		emit_grouped(t, m, NULL, HOST_GUEST_RSP, -8, mop, arg, true);
+		return;
+	}
 	clobber_flags(t, t->live[t->cur]);
 
 	struct bt_access *a = new_access(t, NULL, size, MEM_WRITE, SEG_SS);
@@ -640,6 +901,12 @@ static void emit_push(struct tr *t, enum mop mop, int64_t arg, bool last)
 /* T0 <- top of the stack; rsp is not changed */
 static void emit_pop_load(struct tr *t, unsigned from)
 {
+	struct member *m = grouped(t);
+
+	if (m) {
+		emit_grouped(t, m, NULL, from, 0, MOP_LOAD_T0, 0, false);
+		return;
+	}
 	clobber_flags(t, t->live[t->cur]);
 
 	struct bt_access *a = new_access(t, NULL, t->wide ? 8 : 4, MEM_READ, SEG_SS);
@@ -847,6 +1114,7 @@ static void emit_end(struct tr *t, const struct insn *in)
 	case OP_RET:
 		emit_pop_load(t, HOST_GUEST_RSP);
 		e_lea(o, t->wide, HOST_GUEST_RSP, HOST_GUEST_RSP, (t->wide ? 8 : 4) + (uint16_t)in->imm);
+		want_flags_slot(t, FL_ARITH);
 		emit_jc_jump(t);
 		break;
 	}
@@ -926,7 +1194,7 @@ static void emit_body(struct tr *t, const struct insn *in)
 		restore_flags(o);
 		t->fs = FLAGS_HW;
 	}
-	emit_copy(t, o, in, t->fs == FLAGS_SLOT);
+	emit_copy(t, o, in, 0, t->fs == FLAGS_SLOT);
 	if (in->flags_written & FL_ARITH)
 		t->fs = FLAGS_HW;
 }
@@ -985,7 +1253,7 @@ static void emit_jc_entry(struct tr *t)
 	t->b->entry = o->p;
 }
 
-struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *code, unsigned avail,
+struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
 			      const uint8_t *code2, uint64_t gpa2)
 {
 	struct bt_cache *c = cpu->vm->cache;
@@ -994,8 +1262,8 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *c
 	t->cpu = cpu;
 	t->vm = cpu->vm;
 	t->cache = c;
-	t->key = cpu->key;
-	t->mode = cpu->key & KEY_MODE_MASK;
+	t->key = key;
+	t->mode = key & KEY_MODE_MASK;
 	t->wide = t->mode == MODE_64;
 	t->near_inline = t->wide || (t->mode == MODE_32 && !(t->key & KEY_CS));
 	t->stack_inline = t->wide || (t->mode == MODE_32 && (t->key & KEY_SS32) && !(t->key & KEY_SEGS));
@@ -1017,12 +1285,14 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *c
 	if (t->offs[t->count] > (int)PAGE_SIZE && t->insns[0].op != OP_INVALID)
 		b->gpa2 = gpa2;
 	analyse(t);
+	find_groups(t);
 	b->live_in = t->live[0] != 0;
 	emit_jc_entry(t);
 	t->fs = FLAGS_HW;
 	for (t->cur = 0; t->cur < t->count; t->cur++) {
 		const struct insn *in = &t->insns[t->cur];
 
+		t->access_no = 0;
 		switch (place_of(t, in)) {
 		case IN_BODY:
 			emit_body(t, in);
