@@ -726,6 +726,15 @@ uint64_t lapic_base(const struct lapic *l)
 	return l->base;
 }
 
+bool lapic_takes_extint(const struct lapic *l)
+{
+	uint32_t lint0 = l->lvt[LVT_LINT0];
+
+	if (!(l->base & APIC_BASE_EN))
+		return l->id == 0; /* only the boot processor is wired to the 8259 pair */
+	return !(lint0 & LVT_MASKED) && (lint0 & LVT_MODE) == LVT_MODE_EXTINT;
+}
+
 void lapic_reset(struct lapic *l, bool init)
 {
 	if (!init)
@@ -745,6 +754,9 @@ void lapic_reset(struct lapic *l, bool init)
 	store32(&l->dfr, 0xffffffff);
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		store32(&l->lvt[i], LVT_MASKED);
+	/* The boot processor starts in virtual wire mode, as firmware leaves it. */
+	if (!init && !l->id)
+		store32(&l->lvt[LVT_LINT0], LVT_MODE_EXTINT);
 	l->tpr = l->esr = l->icr = l->icr2 = l->divide = l->timer_initial = 0;
 	store32(&l->ppr, 0);
 	l->timer_deadline_ns = l->tsc_deadline = 0;

@@ -79,6 +79,8 @@ bool lapic_msr_write(struct lapic *l, uint32_t msr, uint64_t val);
 uint8_t lapic_get_cr8(struct lapic *l);
 void lapic_set_cr8(struct lapic *l, uint8_t cr8);
 uint64_t lapic_base(const struct lapic *l); /* IA32_APIC_BASE */
+/** lapic_takes_extint() - whether the 8259 pair's output reaches this CPU: LINT0 set to ExtINT, or APIC off */
+bool lapic_takes_extint(const struct lapic *l);
 void lapic_reset(struct lapic *l, bool init); /* @init: by INIT: keeps the APIC ID and base */
 
 void lapic_save(const struct lapic *l, struct snap_writer *w);

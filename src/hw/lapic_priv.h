@@ -45,6 +45,8 @@ enum {
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
 #define LVT_MASKED (1u << 16)
+#define LVT_MODE (7u << 8)
+#define LVT_MODE_EXTINT (7u << 8)
 #define LVT_TIMER_MODE (3u << 17)
 #define LVT_TIMER_PERIODIC (1u << 17)
 #define LVT_TIMER_DEADLINE (2u << 17)

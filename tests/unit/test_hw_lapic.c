@@ -450,6 +450,21 @@ static void test_save_load(void **state)
 	snap_writer_done(&w);
 }
 
+static void test_extint(void **state)
+{
+	assert_true(lapic_takes_extint(l[0])); /* virtual wire mode */
+	assert_false(lapic_takes_extint(l[1]));
+	lapic_mmio_write(l[0], 0x350, 0x10700);
+	assert_false(lapic_takes_extint(l[0]));
+	lapic_mmio_write(l[0], 0x350, 0x400);
+	assert_false(lapic_takes_extint(l[0]));
+	assert_true(lapic_msr_write(l[0], 0x1b, BASE));
+	assert_true(lapic_takes_extint(l[0]));
+	lapic_reset(l[0], false);
+	assert_int_equal(lapic_mmio_read(l[0], 0x350), 0x700);
+	assert_int_equal(lapic_mmio_read(l[1], 0x350), 0x10000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -457,7 +472,7 @@ int main(void)
 		T(test_priority), T(test_tpr), T(test_level_eoi), T(test_software_disable),
 		T(test_icr_xapic), T(test_logical), T(test_lowest_priority), T(test_msi),
 		T(test_errors), T(test_base_transitions), T(test_x2apic), T(test_timer_oneshot),
-		T(test_timer_periodic), T(test_timer_deadline), T(test_save_load),
+		T(test_timer_periodic), T(test_timer_deadline), T(test_save_load), T(test_extint),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
