@@ -161,7 +161,8 @@ int snap_open(struct snap_reader *r, const char *name, uint32_t max_version, uin
 	uint8_t name_len;
 
 	if (r->bad)
-		return err_set(err, EBADMSG, "saved state: section '%s': an earlier section is bad", name);
+		return err_set(err, EBADMSG, "saved state: section '%s': an earlier section is bad",
+			       name);
 	r->end = r->len;
 	name_len = snap_get_u8(r);
 	if (name_len > SNAP_NAME_MAX)
@@ -176,11 +177,13 @@ int snap_open(struct snap_reader *r, const char *name, uint32_t max_version, uin
 	}
 	if (strlen(found) != name_len || strcmp(found, name)) {
 		r->bad = true;
-		return err_set(err, EBADMSG, "saved state: section '%s' expected, another one found", name);
+		return err_set(err, EBADMSG,
+			       "saved state: section '%s' expected, another one found", name);
 	}
 	if (version > max_version) {
 		r->bad = true;
-		return err_set(err, EBADMSG, "saved state: section '%s': version %u is newer than %u", name,
+		return err_set(err, EBADMSG,
+			       "saved state: section '%s': version %u is newer than %u", name,
 			       version, max_version);
 	}
 	r->end = r->pos + payload;

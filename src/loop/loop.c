@@ -271,7 +271,8 @@ static void timer_dispatch(struct source *s, uint32_t events)
 		((struct loop_timer *)s)->fn(s->arg);
 }
 
-int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg, struct loop_timer **ret_timer)
+int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg,
+		   struct loop_timer **ret_timer)
 {
 	struct loop_timer *t = calloc(1, sizeof(*t));
 	int ret;

@@ -53,7 +53,8 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 	errno = 0;
 	n = strtoul(text, &end, 10);
 	if (!isdigit((unsigned char)*text) || *end || errno || n < 1 || n > VM_CPUS_MAX)
-		return err_set(err, EINVAL, "cpus '%s': not a number from 1 to %u", text, VM_CPUS_MAX);
+		return err_set(err, EINVAL, "cpus '%s': not a number from 1 to %u", text,
+			       VM_CPUS_MAX);
 	cfg->cpus = (unsigned)n;
 	return 0;
 }
@@ -119,17 +120,20 @@ static int set_cmdline(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
-static int add_disk(struct config *cfg, const char *path, bool readonly, bool snapshot, struct err *err)
+static int add_disk(struct config *cfg, const char *path, bool readonly, bool snapshot,
+		    struct err *err)
 {
 	struct config_disk *d;
 	int ret;
 
 	if (cfg->disk_count == CONFIG_DISKS_MAX)
-		return err_set(err, EINVAL, "disk '%s': more than %u disks", path, CONFIG_DISKS_MAX);
+		return err_set(err, EINVAL, "disk '%s': more than %u disks", path,
+			       CONFIG_DISKS_MAX);
 	if (readonly && snapshot)
-		return err_set(err, EINVAL, "disk '%s': readonly and snapshot exclude each other", path);
+		return err_set(err, EINVAL, "disk '%s': readonly and snapshot exclude each other",
+			       path);
 	d = &cfg->disks[cfg->disk_count];
-	*d = (struct config_disk){ .readonly = readonly, .snapshot = snapshot };
+	*d = (struct config_disk) { .readonly = readonly, .snapshot = snapshot };
 	ret = set_string(&d->path, "disk", path, err);
 	if (ret == 0)
 		cfg->disk_count++;
@@ -158,7 +162,8 @@ static int set_disk(struct config *cfg, const char *text, struct err *err)
 		else if (len == 8 && !strncmp(p, "snapshot", len))
 			snapshot = true;
 		else
-			return err_set(err, EINVAL, "disk '%s': '%.*s' is neither readonly nor snapshot", path,
+			return err_set(err, EINVAL,
+				       "disk '%s': '%.*s' is neither readonly nor snapshot", path,
 				       (int)len, p);
 		p += len;
 	}
@@ -181,7 +186,8 @@ static int set_console(struct config *cfg, const char *text, struct err *err)
 		kind = CONSOLE_UNIX;
 		path = text + 5;
 	} else {
-		return err_set(err, EINVAL, "console '%s': not one of stdio, pty, file:PATH, unix:PATH", text);
+		return err_set(err, EINVAL,
+			       "console '%s': not one of stdio, pty, file:PATH, unix:PATH", text);
 	}
 	cfg->console = kind;
 	return path ? set_string(&cfg->console_path, "console", path, err) : 0;
@@ -192,10 +198,12 @@ static int set_name(struct config *cfg, const char *text, struct err *err)
 	size_t len = strlen(text);
 
 	if (len == 0 || len > NAME_MAX_LEN)
-		return err_set(err, EINVAL, "name '%.80s': not from 1 to %u characters", text, NAME_MAX_LEN);
+		return err_set(err, EINVAL, "name '%.80s': not from 1 to %u characters", text,
+			       NAME_MAX_LEN);
 	for (const char *p = text; *p; p++)
 		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
-			return err_set(err, EINVAL, "name '%s': only letters, digits, '.', '_' and '-'", text);
+			return err_set(err, EINVAL,
+				       "name '%s': only letters, digits, '.', '_' and '-'", text);
 	return set_string(&cfg->name, "name", text, err);
 }
 
@@ -214,7 +222,7 @@ static int set_accel_debug(struct config *cfg, const char *text, struct err *err
 struct setting {
 	const char *name;
 	int (*set)(struct config *cfg, const char *text, struct err *err); /* NULL: a flag */
-	size_t flag;                                                       /* offset of its bool */
+	size_t flag;							   /* offset of its bool */
 };
 
 static const struct setting settings[] = {
@@ -268,8 +276,10 @@ static int json_disk(struct config *cfg, const char *what, json_t *item, struct 
 	if (json_is_string(item))
 		return set_disk(cfg, json_string_value(item), err);
 	if (!json_is_object(item))
-		return err_set(err, EINVAL, "config '%s': disks: neither a string nor an object", what);
-	json_object_foreach(item, key, value) {
+		return err_set(err, EINVAL, "config '%s': disks: neither a string nor an object",
+			       what);
+	json_object_foreach(item, key, value)
+	{
 		if (!strcmp(key, "file") && json_is_string(value))
 			path = json_string_value(value);
 		else if (!strcmp(key, "readonly") && json_is_boolean(value))
@@ -277,9 +287,11 @@ static int json_disk(struct config *cfg, const char *what, json_t *item, struct 
 		else if (!strcmp(key, "snapshot") && json_is_boolean(value))
 			snapshot = json_is_true(value);
 		else if (strcmp(key, "file") && strcmp(key, "readonly") && strcmp(key, "snapshot"))
-			return err_set(err, EINVAL, "config '%s': disks: unknown key '%s'", what, key);
+			return err_set(err, EINVAL, "config '%s': disks: unknown key '%s'", what,
+				       key);
 		else
-			return err_set(err, EINVAL, "config '%s': disks: '%s' has the wrong type", what, key);
+			return err_set(err, EINVAL, "config '%s': disks: '%s' has the wrong type",
+				       what, key);
 	}
 	if (!path)
 		return err_set(err, EINVAL, "config '%s': disks: 'file' is missing", what);
@@ -294,7 +306,8 @@ static int json_disks(struct config *cfg, const char *what, json_t *list, struct
 	if (!json_is_array(list))
 		return err_set(err, EINVAL, "config '%s': 'disks' is not a list", what);
 	drop_disks(cfg);
-	json_array_foreach(list, i, item) {
+	json_array_foreach(list, i, item)
+	{
 		int ret = json_disk(cfg, what, item, err);
 
 		if (ret < 0)
@@ -315,14 +328,16 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 		return err_set(err, EINVAL, "config '%s': unknown key '%s'", what, key);
 	if (!s->set) {
 		if (!json_is_boolean(value))
-			return err_set(err, EINVAL, "config '%s': '%s' is neither true nor false", what, key);
+			return err_set(err, EINVAL, "config '%s': '%s' is neither true nor false",
+				       what, key);
 		*(bool *)((char *)cfg + s->flag) = json_is_true(value);
 		return 0;
 	}
 	if (json_is_string(value)) {
 		ret = s->set(cfg, json_string_value(value), err);
 	} else if (json_is_integer(value) && (s->set == set_cpus || s->set == set_memory)) {
-		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
+			 json_integer_value(value));
 		ret = s->set(cfg, number, err);
 	} else {
 		return err_set(err, EINVAL, "config '%s': '%s' has the wrong type", what, key);
@@ -330,7 +345,8 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	return ret < 0 ? err_prefix(err, ret, "config '%s'", what) : 0;
 }
 
-int config_parse_json(struct config *cfg, const char *what, const char *text, size_t len, struct err *err)
+int config_parse_json(struct config *cfg, const char *what, const char *text, size_t len,
+		      struct err *err)
 {
 	json_error_t je;
 	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je), *value;
@@ -342,9 +358,10 @@ int config_parse_json(struct config *cfg, const char *what, const char *text, si
 	if (!json_is_object(root)) {
 		ret = err_set(err, EINVAL, "config '%s': not a JSON object", what);
 	} else {
-		json_object_foreach(root, key, value) {
-			ret = !strcmp(key, "disks") ? json_disks(cfg, what, value, err) :
-						      json_setting(cfg, what, key, value, err);
+		json_object_foreach(root, key, value)
+		{
+			ret = !strcmp(key, "disks") ? json_disks(cfg, what, value, err)
+						    : json_setting(cfg, what, key, value, err);
 			if (ret < 0)
 				break;
 		}
@@ -363,7 +380,8 @@ static int parse_file(struct config *cfg, const char *path, struct err *err)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set(err, errno, "config '%s': %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)CONFIG_FILE_MAX)
-		return err_set(err, EINVAL, "config '%s': not a regular file of at most 1 MiB", path);
+		return err_set(err, EINVAL, "config '%s': not a regular file of at most 1 MiB",
+			       path);
 	text = malloc(CONFIG_FILE_MAX);
 	if (!text)
 		return err_set(err, ENOMEM, "config '%s': out of memory", path);
@@ -457,7 +475,8 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 int config_check(const struct config *cfg, struct err *err)
 {
 	if (!cfg->kernel)
-		return err_set(err, EINVAL, "option '--kernel': is missing; it names the kernel to boot");
+		return err_set(err, EINVAL,
+			       "option '--kernel': is missing; it names the kernel to boot");
 	return 0;
 }
 
@@ -501,9 +520,11 @@ const char *config_usage(void)
 	       "  --cpus N            virtual CPUs, 1 to 64 (default: 1)\n"
 	       "  --memory SIZE       RAM, 2M to 64G (default: 512M)\n"
 	       "  --disk FILE[,readonly][,snapshot]\n"
-	       "                      add a disk; snapshot: writes are gone at the end; repeatable\n"
+	       "                      add a disk; snapshot: writes are gone at the end; "
+	       "repeatable\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
-	       "                      where the guest's console is (default: stdio; Ctrl-] leaves)\n"
+	       "                      where the guest's console is (default: stdio; Ctrl-] "
+	       "leaves)\n"
 	       "  --accel auto|bt|kvm what runs the CPUs (default: auto)\n"
 	       "  --accel-debug TEXT  options for people who debug the accelerator\n"
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"
@@ -514,5 +535,6 @@ const char *config_usage(void)
 	       "  --help, --version\n"
 	       "\n"
 	       "Exit status: 0 powered off, 2 bad usage or configuration, 4 guest crashed,\n"
-	       "6 rebooted with --no-reboot, 8 host error, 10 ended from outside; odd: --debug-exit.\n";
+	       "6 rebooted with --no-reboot, 8 host error, 10 ended from outside; odd: "
+	       "--debug-exit.\n";
 }

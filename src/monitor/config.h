@@ -50,7 +50,8 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 		      struct err *err);
 
 /** config_parse_json() - settings of a JSON text; @what: for errors, e.g. the file's name */
-int config_parse_json(struct config *cfg, const char *what, const char *text, size_t len, struct err *err);
+int config_parse_json(struct config *cfg, const char *what, const char *text, size_t len,
+		      struct err *err);
 
 /** config_check() - what can only be said of all settings together */
 int config_check(const struct config *cfg, struct err *err);

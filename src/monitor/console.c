@@ -27,7 +27,7 @@
 #include "base/log.h"
 #include "base/util.h"
 
-#define KEY_LEAVE 0x1d  /* Ctrl-] */
+#define KEY_LEAVE 0x1d	/* Ctrl-] */
 #define KEY_PREFIX 0x01 /* Ctrl-A */
 #define WRITE_CHUNK 512 /* what a ready terminal or pipe takes without blocking */
 #define STALL_NS 1000000000ull
@@ -39,7 +39,7 @@ struct console {
 	struct loop_fd *in_source, *listen_source;
 	bool in_is_tty, in_plain; /* in_plain: a file, always readable, unknown to epoll */
 	bool out_dead;
-	bool prefix;         /* Ctrl-A was typed */
+	bool prefix;	     /* Ctrl-A was typed */
 	uint64_t stalled_ns; /* since when output is not taken; 0: it flows */
 	char *unlink_path;
 	const struct console_port *port;
@@ -109,7 +109,8 @@ static void hold_typed(struct console *con, const uint8_t *bytes, size_t len)
 			con->prefix = true;
 			continue;
 		}
-		/* Ctrl-A twice, or Ctrl-A a, is one Ctrl-A; before any other key it was meant for the guest. */
+		/* Ctrl-A twice, or Ctrl-A a, is one Ctrl-A; before any other key it was meant for
+		 * the guest. */
 		if (con->prefix) {
 			con->prefix = false;
 			hold(con, &prefix, 1);
@@ -245,7 +246,8 @@ size_t console_output(struct console *con, const uint8_t *bytes, size_t len)
 			if (con->kind == CONSOLE_UNIX) {
 				end_input(con);
 			} else {
-				log_warn("console: write: %s; its output is dropped from here on", strerror(errno));
+				log_warn("console: write: %s; its output is dropped from here on",
+					 strerror(errno));
 				con->out_dead = true;
 			}
 			return len;
@@ -336,7 +338,8 @@ static bool is_stale_socket(const struct sockaddr_un *addr)
 	struct stat st;
 
 	return fd >= 0 && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
-	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 && errno == ECONNREFUSED;
+	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
+	       errno == ECONNREFUSED;
 }
 
 static int open_unix(struct console *con, const char *path, struct err *err)
@@ -346,7 +349,8 @@ static int open_unix(struct console *con, const char *path, struct err *err)
 	int ret;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ENAMETOOLONG, "console 'unix:%s': the path is longer than %zu bytes", path,
+		return err_set(err, ENAMETOOLONG,
+			       "console 'unix:%s': the path is longer than %zu bytes", path,
 			       sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, path, strlen(path));
 	con->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -364,12 +368,13 @@ static int open_unix(struct console *con, const char *path, struct err *err)
 	con->unlink_path = strdup(path);
 	if (listen(con->listen_fd, 1) < 0)
 		return err_set(err, errno, "console 'unix:%s': %s", path, strerror(errno));
-	ret = loop_fd_add(con->loop, con->listen_fd, EPOLLIN, accept_client, con, &con->listen_source);
+	ret = loop_fd_add(con->loop, con->listen_fd, EPOLLIN, accept_client, con,
+			  &con->listen_source);
 	return ret < 0 ? err_set(err, -ret, "console 'unix:%s': %s", path, strerror(-ret)) : 0;
 }
 
-int console_open(struct loop *loop, enum console_kind kind, const char *path, void (*leave)(void *arg),
-		 void *arg, struct console **ret_console, struct err *err)
+int console_open(struct loop *loop, enum console_kind kind, const char *path,
+		 void (*leave)(void *arg), void *arg, struct console **ret_console, struct err *err)
 {
 	struct console *con = calloc(1, sizeof(*con));
 	int ret = -EINVAL;

@@ -27,8 +27,9 @@ struct console_port {
  * @path: of CONSOLE_FILE and CONSOLE_UNIX
  * @leave: the user typed the key to leave
  */
-int console_open(struct loop *loop, enum console_kind kind, const char *path, void (*leave)(void *arg),
-		 void *arg, struct console **ret_console, struct err *err);
+int console_open(struct loop *loop, enum console_kind kind, const char *path,
+		 void (*leave)(void *arg), void *arg, struct console **ret_console,
+		 struct err *err);
 
 /** console_close() - restore the terminal, remove what was made; NULL is fine */
 void console_close(struct console *con);

@@ -62,12 +62,14 @@ static void on_panic(void *opaque, unsigned events)
 {
 	/* A crash kernel that is about to run is the guest's own affair. */
 	if (events & PVPANIC_PANICKED)
-		vm_request(((struct machine *)opaque)->vm, VM_CRASH, 0, "the guest's kernel panicked (pvpanic)");
+		vm_request(((struct machine *)opaque)->vm, VM_CRASH, 0,
+			   "the guest's kernel panicked (pvpanic)");
 }
 
 static void on_debug_exit(void *opaque, uint32_t value)
 {
-	vm_request(((struct machine *)opaque)->vm, VM_DEBUG_EXIT, value, "debug exit with %#x", value);
+	vm_request(((struct machine *)opaque)->vm, VM_DEBUG_EXIT, value, "debug exit with %#x",
+		   value);
 }
 
 /* ---- what the frame asks for ---- */
@@ -89,8 +91,8 @@ static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 	if (ret == 0)
 		ret = boot_load(&cfg, &m->vm->mem, state, &info, err);
 	if (ret == 0)
-		log_debug("kernel '%s': %s, entry %#llx", m->cfg->kernel, boot_protocol_name(info.protocol),
-			  (unsigned long long)info.entry);
+		log_debug("kernel '%s': %s, entry %#llx", m->cfg->kernel,
+			  boot_protocol_name(info.protocol), (unsigned long long)info.entry);
 	return ret;
 }
 
@@ -130,7 +132,7 @@ void machine_flush_console(struct machine *m)
 	uint64_t until = clock_now_ns() + FLUSH_WAIT_NS;
 
 	while (m->uart && uart_flush(m->uart) && clock_now_ns() < until)
-		nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+		nanosleep(&(struct timespec) { .tv_nsec = 5000000 }, NULL);
 }
 
 /* ---- assembly ---- */
@@ -166,8 +168,11 @@ DEVICE_GLUE(pci_host)
 static void fill_table(struct machine *m)
 {
 	const struct vm_device rows[] = {
-		ROW("pci", pci_host, m->pci), ROW("serial port", uart, m->uart), ROW("timer", pit, m->pit),
-		ROW("clock", rtc, m->rtc),    ROW("keyboard controller", kbc, m->kbc),
+		ROW("pci", pci_host, m->pci),
+		ROW("serial port", uart, m->uart),
+		ROW("timer", pit, m->pit),
+		ROW("clock", rtc, m->rtc),
+		ROW("keyboard controller", kbc, m->kbc),
 		ROW("power management", pm, m->pm),
 	};
 
@@ -184,8 +189,8 @@ static int add_platform(struct machine *m, struct err *err)
 
 	ret = pci_host_new(&vm->pio, &vm->mmio, &vm->irq, &m->platform, &m->pci, err);
 	if (ret == 0)
-		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->clock, &m->uart_backend, &m->uart,
-			       err);
+		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->clock, &m->uart_backend,
+			       &m->uart, err);
 	if (ret == 0)
 		ret = pit_new(&vm->pio, &vm->irq, &m->clock, &m->pit, err);
 	if (ret == 0)
@@ -206,8 +211,8 @@ static int add_platform(struct machine *m, struct err *err)
 }
 
 int machine_new(const struct config *cfg, struct loop *loop, const struct accel_ops *accel,
-		struct console *con, const struct machine_events *events, struct machine **ret_machine,
-		struct err *err)
+		struct console *con, const struct machine_events *events,
+		struct machine **ret_machine, struct err *err)
 {
 	struct machine *m = calloc(1, sizeof(*m));
 	struct vm_config vc = { .accel = accel,
@@ -226,12 +231,12 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	m->con = con;
 	m->events = *events;
 	m->kernel.fd = m->initrd.fd = -1;
-	m->platform = (struct platform_ops){ .reset = on_reset,
-					     .power_off = on_power_off,
-					     .panic = on_panic,
-					     .debug_exit = on_debug_exit,
-					     .opaque = m };
-	m->uart_backend = (struct uart_backend){ uart_output, uart_input_ready, m };
+	m->platform = (struct platform_ops) { .reset = on_reset,
+					      .power_off = on_power_off,
+					      .panic = on_panic,
+					      .debug_exit = on_debug_exit,
+					      .opaque = m };
+	m->uart_backend = (struct uart_backend) { uart_output, uart_input_ready, m };
 	hw_clock_init_loop(&m->clock, loop);
 
 	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
@@ -246,7 +251,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 		return ret;
 	}
 	fill_table(m);
-	m->uart_port = (struct console_port){ port_can_receive, port_receive, m->uart };
+	m->uart_port = (struct console_port) { port_can_receive, port_receive, m->uart };
 	console_attach(con, &m->uart_port);
 	*ret_machine = m;
 	return 0;

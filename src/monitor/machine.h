@@ -26,15 +26,17 @@ struct machine_events {
  * @cfg, @con, @events: borrowed for the machine's life
  */
 int machine_new(const struct config *cfg, struct loop *loop, const struct accel_ops *accel,
-		struct console *con, const struct machine_events *events, struct machine **ret_machine,
-		struct err *err);
-/** machine_free() - stop and free it; what a vCPU that does not stop may use is left; NULL is fine */
+		struct console *con, const struct machine_events *events,
+		struct machine **ret_machine, struct err *err);
+/** machine_free() - stop and free it; what a vCPU that does not stop may use is left; NULL is fine
+ */
 void machine_free(struct machine *m);
 
 /** machine_start() - boot it */
 int machine_start(struct machine *m, struct err *err);
 
-/** machine_flush_console() - hand over what the guest printed, waiting a little for a slow reader */
+/** machine_flush_console() - hand over what the guest printed, waiting a little for a slow reader
+ */
 void machine_flush_console(struct machine *m);
 
 /** machine_power_button() - ask the guest's operating system to power off */

@@ -85,7 +85,8 @@ static void on_end_signal(void *arg, int signo)
 	struct program *p = arg;
 
 	if (p->machine)
-		vm_request(machine_vm(p->machine), VM_QUIT, 0, "signal %d (%s)", signo, strsignal(signo));
+		vm_request(machine_vm(p->machine), VM_QUIT, 0, "signal %d (%s)", signo,
+			   strsignal(signo));
 	else
 		loop_quit(p->loop, STATUS_ENDED);
 }
@@ -117,7 +118,8 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, st
 		const struct accel_ops *a = find_accel(name);
 
 		if (!a)
-			return err_set(err, EINVAL, "accel '%s': not in this version of eyot-vmm", name);
+			return err_set(err, EINVAL, "accel '%s': not in this version of eyot-vmm",
+				       name);
 		ret = a->probe(err);
 		if (ret < 0)
 			return err_prefix(err, ret, "accel '%s'", name);
@@ -128,7 +130,8 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, st
 		if (accel_list[i]->probe(&why) == 0) {
 			*ret_accel = accel_list[i];
 			log_info("accelerator %s: chosen, %s", accel_list[i]->name,
-				 why.text[0] ? why.text : "the best this version has that works here");
+				 why.text[0] ? why.text
+					     : "the best this version has that works here");
 			return 0;
 		}
 	}
@@ -153,7 +156,8 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	*ret_status = STATUS_USAGE;
 	ret = choose_accel(p->cfg.accel, &accel, err);
 	if (ret == 0)
-		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p, &p->con, err);
+		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p,
+				   &p->con, err);
 	if (ret == 0)
 		ret = machine_new(&p->cfg, p->loop, accel, p->con, &events, &p->machine, err);
 	if (ret == 0)
@@ -181,7 +185,8 @@ int main(int argc, char **argv)
 	if (ret == 0)
 		ret = config_parse_args(&p.cfg, argc, argv, &action, &err);
 	if (ret == 0 && action != CONFIG_RUN) {
-		fputs(action == CONFIG_HELP ? config_usage() : "eyot-vmm " EYOT_VERSION "\n", stdout);
+		fputs(action == CONFIG_HELP ? config_usage() : "eyot-vmm " EYOT_VERSION "\n",
+		      stdout);
 		config_done(&p.cfg);
 		return fflush(stdout) == 0 ? 0 : STATUS_HOST;
 	}

@@ -14,8 +14,8 @@ static void on_fatal_signal(int signo)
 	raise(signo);
 }
 
-int signals_init(struct loop *loop, void (*end)(void *arg, int signo), void (*power)(void *arg, int signo),
-		 void *arg, struct err *err)
+int signals_init(struct loop *loop, void (*end)(void *arg, int signo),
+		 void (*power)(void *arg, int signo), void *arg, struct err *err)
 {
 	static const int ends[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT };
 	static const int fatal[] = { SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE };

@@ -13,7 +13,7 @@
  *
  * Both run on the loop thread. Fatal signals restore the terminal first.
  */
-int signals_init(struct loop *loop, void (*end)(void *arg, int signo), void (*power)(void *arg, int signo),
-		 void *arg, struct err *err);
+int signals_init(struct loop *loop, void (*end)(void *arg, int signo),
+		 void (*power)(void *arg, int signo), void *arg, struct err *err);
 
 #endif

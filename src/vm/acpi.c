@@ -22,10 +22,10 @@
 #define CREATOR_ID "EYOT"
 
 #define HEADER_SIZE 36
-#define HEADER_LENGTH 4   /* offset of the length */
+#define HEADER_LENGTH 4	  /* offset of the length */
 #define HEADER_CHECKSUM 9 /* offset of the checksum */
 #define RSDP_SIZE 36
-#define FACS_OFFSET 64    /* in the area; a FACS is 64-byte aligned */
+#define FACS_OFFSET 64 /* in the area; a FACS is 64-byte aligned */
 #define FACS_SIZE 64
 #define TABLES_OFFSET (FACS_OFFSET + FACS_SIZE)
 
@@ -35,7 +35,7 @@
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
 #define FADT_SLP_BUTTON (1u << 5) /* set: no fixed sleep button */
-#define FADT_FIX_RTC (1u << 6)    /* set: RTC wake status is not in the fixed registers */
+#define FADT_FIX_RTC (1u << 6)	  /* set: RTC wake status is not in the fixed registers */
 #define FADT_TMR_VAL_EXT (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define BOOT_ARCH_LEGACY_DEVICES (1u << 0)
@@ -154,8 +154,8 @@ static void dsdt_board(struct aml *a)
 	aml_block_end(a, dev);
 }
 
-static void dsdt_isa(struct aml *a, const char *name, const char *eisaid, uint16_t port, uint8_t ports,
-		     unsigned irq)
+static void dsdt_isa(struct aml *a, const char *name, const char *eisaid, uint16_t port,
+		     uint8_t ports, unsigned irq)
 {
 	size_t dev = aml_device_begin(a, name);
 	size_t res;
@@ -237,7 +237,9 @@ static void put_gas_io(uint8_t *p, uint16_t port, uint8_t bits, uint8_t access)
 
 static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 {
-	uint8_t t[276] = { 0 }; /* revision 6; with room for the header, so that offsets are the specification's */
+	uint8_t t[276] = {
+		0
+	}; /* revision 6; with room for the header, so that offsets are the specification's */
 	size_t at = table_begin(a, "FACP", 6);
 
 	put_le32(t + 36, (uint32_t)facs);
@@ -249,12 +251,12 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	t[88] = 4; /* lengths of the blocks in bytes */
 	t[89] = 2;
 	t[91] = 4;
-	put_le16(t + 96, 0xfff);  /* C2 and C3 latencies that say: not supported */
+	put_le16(t + 96, 0xfff); /* C2 and C3 latencies that say: not supported */
 	put_le16(t + 98, 0xfff);
 	t[108] = RTC_CENTURY_INDEX;
 	put_le16(t + 109, BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_ASPM);
-	put_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_TMR_VAL_EXT |
-				  FADT_RESET_REG_SUP);
+	put_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC |
+			      FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP);
 	put_gas_io(t + 116, PORT_RESET_CONTROL, 8, 1);
 	t[128] = PM_RESET_VALUE;
 	t[131] = 4; /* minor version: 6.4 */
@@ -287,7 +289,7 @@ static uint64_t put_madt(struct aml *a, const struct acpi_config *cfg)
 		aml_u8(a, 8);
 		aml_u8(a, (uint8_t)i); /* UID as in the DSDT */
 		aml_u8(a, (uint8_t)i); /* APIC ID */
-		aml_u32(a, 1);         /* enabled */
+		aml_u32(a, 1);	       /* enabled */
 	}
 	aml_u8(a, 1); /* I/O APIC */
 	aml_u8(a, 12);
@@ -336,7 +338,8 @@ static void put_rsdp(uint8_t *p, uint64_t xsdt)
 	p[32] = checksum(p, RSDP_SIZE);
 }
 
-int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa, struct err *err)
+int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa,
+	       struct err *err)
 {
 	struct aml a = { .data = area, .len = TABLES_OFFSET, .cap = ACPI_AREA_SIZE };
 	uint64_t tables[3], dsdt, xsdt;
@@ -353,8 +356,8 @@ int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_
 		aml_u64(&a, tables[i]);
 	xsdt = table_end(&a, at);
 	if (a.overflow)
-		return err_set(err, ENOSPC, "ACPI tables: more than %u KiB for %u CPUs", ACPI_AREA_SIZE >> 10,
-			       cfg->cpu_count);
+		return err_set(err, ENOSPC, "ACPI tables: more than %u KiB for %u CPUs",
+			       ACPI_AREA_SIZE >> 10, cfg->cpu_count);
 	put_rsdp(area, xsdt);
 	*ret_rsdp_gpa = ACPI_AREA_BASE;
 	return 0;

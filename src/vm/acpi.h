@@ -23,6 +23,7 @@ struct acpi_config {
  *
  * Return: 0; -ENOSPC when they do not fit.
  */
-int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa, struct err *err);
+int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa,
+	       struct err *err);
 
 #endif

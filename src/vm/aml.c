@@ -3,7 +3,7 @@
 
 #include "base/util.h"
 
-#define PKG_LENGTH_BYTES 3 /* always this form: blocks up to 1 MiB, patched when they end */
+#define PKG_LENGTH_BYTES 3  /* always this form: blocks up to 1 MiB, patched when they end */
 #define BUFFER_SIZE_BYTES 3 /* WordPrefix and the size */
 
 void aml_bytes(struct aml *a, const void *bytes, size_t len)
@@ -87,7 +87,8 @@ static unsigned hex_digit(char c)
 
 void aml_eisaid(struct aml *a, const char *id)
 {
-	unsigned c0 = (unsigned)id[0] & 0x1f, c1 = (unsigned)id[1] & 0x1f, c2 = (unsigned)id[2] & 0x1f;
+	unsigned c0 = (unsigned)id[0] & 0x1f, c1 = (unsigned)id[1] & 0x1f,
+		 c2 = (unsigned)id[2] & 0x1f;
 
 	aml_u8(a, 0x0c);
 	aml_u8(a, (uint8_t)(c0 << 2 | c1 >> 3));
@@ -174,7 +175,8 @@ void aml_resources_end(struct aml *a, size_t block)
 	aml_u8(a, 0); /* checksum not used */
 	if (a->overflow)
 		return;
-	put_le16(a->data + size_at, (uint16_t)(a->len - (block + PKG_LENGTH_BYTES + BUFFER_SIZE_BYTES)));
+	put_le16(a->data + size_at,
+		 (uint16_t)(a->len - (block + PKG_LENGTH_BYTES + BUFFER_SIZE_BYTES)));
 	aml_block_end(a, block);
 }
 
@@ -207,8 +209,9 @@ enum { WINDOW_MEMORY, WINDOW_IO, WINDOW_BUS };
 
 static void window_head(struct aml *a, uint8_t tag, uint16_t len, uint8_t kind)
 {
-	static const uint8_t flags[] = { [WINDOW_MEMORY] = 1 /* writable */, [WINDOW_IO] = 3 /* all */,
-					 [WINDOW_BUS] = 0 };
+	static const uint8_t flags[] = {
+		[WINDOW_MEMORY] = 1 /* writable */, [WINDOW_IO] = 3 /* all */, [WINDOW_BUS] = 0
+	};
 
 	aml_u8(a, tag);
 	aml_u16(a, len);

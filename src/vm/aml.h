@@ -26,11 +26,11 @@ void aml_u32(struct aml *a, uint32_t v);
 void aml_u64(struct aml *a, uint64_t v);
 
 /* Terms. Names are paths of four-letter segments as they stand in ASL, e.g. "\\_SB" or "PCI0". */
-void aml_name(struct aml *a, const char *path);    /* a name string alone */
-void aml_int(struct aml *a, uint64_t v);           /* the shortest constant */
+void aml_name(struct aml *a, const char *path); /* a name string alone */
+void aml_int(struct aml *a, uint64_t v);	/* the shortest constant */
 void aml_string(struct aml *a, const char *text);
-void aml_eisaid(struct aml *a, const char *id);    /* "PNP0A08" as a constant */
-void aml_define(struct aml *a, const char *name);  /* Name (name, ...): the object follows */
+void aml_eisaid(struct aml *a, const char *id);	  /* "PNP0A08" as a constant */
+void aml_define(struct aml *a, const char *name); /* Name (name, ...): the object follows */
 
 /* Blocks with a length: begin returns what end needs. */
 size_t aml_scope_begin(struct aml *a, const char *path);

@@ -38,7 +38,9 @@ int boot_file_open(const char *what, const char *path, struct boot_file *ret_fil
 		close(fd);
 		return ret;
 	}
-	*ret_file = (struct boot_file){ .what = what, .path = path, .fd = fd, .size = (uint64_t)st.st_size };
+	*ret_file = (struct boot_file) {
+		.what = what, .path = path, .fd = fd, .size = (uint64_t)st.st_size
+	};
 	return 0;
 }
 
@@ -54,8 +56,9 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 	uint8_t *p = buf;
 
 	if (off > file->size || len > file->size - off)
-		return err_set(err, EIO, "%s '%s': truncated: %llu bytes at offset %llu are missing", file->what,
-			       file->path, (unsigned long long)len, (unsigned long long)off);
+		return err_set(
+		    err, EIO, "%s '%s': truncated: %llu bytes at offset %llu are missing",
+		    file->what, file->path, (unsigned long long)len, (unsigned long long)off);
 	if (file->bytes) {
 		memcpy(buf, file->bytes + off, len);
 		return 0;
@@ -66,9 +69,11 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return err_set(err, EIO, "%s '%s': read: %s", file->what, file->path, strerror(errno));
+			return err_set(err, EIO, "%s '%s': read: %s", file->what, file->path,
+				       strerror(errno));
 		if (n == 0)
-			return err_set(err, EIO, "%s '%s': the file became shorter while it was read",
+			return err_set(err, EIO,
+				       "%s '%s': the file became shorter while it was read",
 				       file->what, file->path);
 		p += n;
 		off += (uint64_t)n;
@@ -88,15 +93,18 @@ unsigned boot_memory_map(const struct guest_mem *mem, struct boot_range *r)
 {
 	unsigned n = 0;
 
-	r[n++] = (struct boot_range){ 0, BOOT_CONVENTIONAL_END, BOOT_RANGE_RAM };
-	/* Upper memory: where a PC has its BIOS area, video memory and ROMs; the ACPI tables are here. */
-	r[n++] = (struct boot_range){ BOOT_CONVENTIONAL_END, MIB(1) - BOOT_CONVENTIONAL_END,
-				      BOOT_RANGE_RESERVED };
+	r[n++] = (struct boot_range) { 0, BOOT_CONVENTIONAL_END, BOOT_RANGE_RAM };
+	/* Upper memory: where a PC has its BIOS area, video memory and ROMs; the ACPI tables are
+	 * here. */
+	r[n++] = (struct boot_range) { BOOT_CONVENTIONAL_END, MIB(1) - BOOT_CONVENTIONAL_END,
+				       BOOT_RANGE_RESERVED };
 	if (mem->slots[0].size > MIB(1))
-		r[n++] = (struct boot_range){ MIB(1), mem->slots[0].size - MIB(1), BOOT_RANGE_RAM };
-	r[n++] = (struct boot_range){ MEM_ECAM_BASE, MEM_ECAM_SIZE, BOOT_RANGE_RESERVED };
+		r[n++] =
+		    (struct boot_range) { MIB(1), mem->slots[0].size - MIB(1), BOOT_RANGE_RAM };
+	r[n++] = (struct boot_range) { MEM_ECAM_BASE, MEM_ECAM_SIZE, BOOT_RANGE_RESERVED };
 	if (mem->slot_count > 1)
-		r[n++] = (struct boot_range){ mem->slots[1].gpa, mem->slots[1].size, BOOT_RANGE_RAM };
+		r[n++] =
+		    (struct boot_range) { mem->slots[1].gpa, mem->slots[1].size, BOOT_RANGE_RAM };
 	return n;
 }
 
@@ -108,7 +116,8 @@ int boot_put_cmdline(struct boot_ctx *ctx, const char *prefix, size_t max, struc
 	if (max > BOOT_CMDLINE_AREA - 1)
 		max = BOOT_CMDLINE_AREA - 1;
 	if (len > max)
-		return err_set(err, EINVAL, "command line: %zu bytes; kernel '%s' takes at most %zu", len,
+		return err_set(err, EINVAL,
+			       "command line: %zu bytes; kernel '%s' takes at most %zu", len,
 			       ctx->cfg->kernel->path, max);
 	memcpy(area, prefix, prefix_len);
 	memcpy(area + prefix_len, ctx->cfg->cmdline, len - prefix_len);
@@ -116,7 +125,8 @@ int boot_put_cmdline(struct boot_ctx *ctx, const char *prefix, size_t max, struc
 	return 0;
 }
 
-int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool high, struct err *err)
+int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool high,
+		    struct err *err)
 {
 	const struct boot_file *f = ctx->cfg->initrd;
 	uint64_t end, start;
@@ -128,7 +138,8 @@ int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool h
 	lowest = align_up(lowest, PAGE_SIZE);
 	if (lowest >= end || f->size > end - lowest)
 		return err_set(err, EFBIG,
-			       "initrd '%s': its %llu KiB do not fit beside the kernel into %llu MiB of memory",
+			       "initrd '%s': its %llu KiB do not fit beside the kernel into %llu "
+			       "MiB of memory",
 			       f->path, (unsigned long long)((f->size + 1023) >> 10),
 			       (unsigned long long)(ctx->mem->size >> 20));
 	start = high ? align_down(end - f->size, PAGE_SIZE) : lowest;
@@ -145,15 +156,21 @@ int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool h
 
 static struct vcpu_seg flat_segment(uint16_t selector, uint32_t attr)
 {
-	return (struct vcpu_seg){ .selector = selector, .attr = attr, .limit = 0xffffffff, .base = 0 };
+	return (
+	    struct vcpu_seg) { .selector = selector, .attr = attr, .limit = 0xffffffff, .base = 0 };
 }
 
 static void state_common(struct boot_ctx *ctx, uint64_t entry, bool long_mode)
 {
-	/* Descriptors that say what the hidden parts below say, for kernels that reload a segment. */
+	/* Descriptors that say what the hidden parts below say, for kernels that reload a segment.
+	 */
 	const uint64_t gdt[] = {
-		0, 0, long_mode ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull, 0x00cf93000000ffffull,
-		0x00008b0000000067ull, 0,
+		0,
+		0,
+		long_mode ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull,
+		0x00cf93000000ffffull,
+		0x00008b0000000067ull,
+		0,
 	};
 	struct vcpu_state *s = ctx->state;
 	uint8_t *p = guest_mem_ptr(ctx->mem, BOOT_GDT, sizeof(gdt));
@@ -162,14 +179,16 @@ static void state_common(struct boot_ctx *ctx, uint64_t entry, bool long_mode)
 	uint32_t data = 0x3 | SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_G | SEG_ATTR_DB;
 
 	memcpy(p, gdt, sizeof(gdt));
-	s->gdt = (struct vcpu_dtable){ .base = BOOT_GDT, .limit = sizeof(gdt) - 1 };
-	s->idt = (struct vcpu_dtable){ .base = 0, .limit = 0 };
-	s->segs[SEG_CS] = flat_segment(BOOT_SEL_CODE, code | (long_mode ? SEG_ATTR_L : SEG_ATTR_DB));
+	s->gdt = (struct vcpu_dtable) { .base = BOOT_GDT, .limit = sizeof(gdt) - 1 };
+	s->idt = (struct vcpu_dtable) { .base = 0, .limit = 0 };
+	s->segs[SEG_CS] =
+	    flat_segment(BOOT_SEL_CODE, code | (long_mode ? SEG_ATTR_L : SEG_ATTR_DB));
 	for (unsigned i = SEG_ES; i <= SEG_GS; i++)
 		if (i != SEG_CS)
 			s->segs[i] = flat_segment(BOOT_SEL_DATA, data);
-	s->segs[SEG_TR] = (struct vcpu_seg){ .selector = BOOT_SEL_TSS, .attr = 0xb | SEG_ATTR_P, .limit = 0x67 };
-	s->segs[SEG_LDT] = (struct vcpu_seg){ .attr = SEG_ATTR_UNUSABLE };
+	s->segs[SEG_TR] =
+	    (struct vcpu_seg) { .selector = BOOT_SEL_TSS, .attr = 0xb | SEG_ATTR_P, .limit = 0x67 };
+	s->segs[SEG_LDT] = (struct vcpu_seg) { .attr = SEG_ATTR_UNUSABLE };
 	memset(s->regs, 0, sizeof(s->regs));
 	s->rip = entry;
 	s->rflags = 2;
@@ -227,7 +246,11 @@ static int refuse(const struct boot_file *f, struct err *err)
 		is = "an arm64 kernel; this machine is x86-64";
 	else if (!memcmp(head + 0x38, "RSC\x05", 4))
 		is = "a RISC-V kernel; this machine is x86-64";
-	else if (!memcmp(head, "\x1f\x8b", 2) || !memcmp(head, "\xfd" "7zXZ", 5) ||
+	else if (!memcmp(head, "\x1f\x8b", 2) ||
+		 !memcmp(head,
+			 "\xfd"
+			 "7zXZ",
+			 5) ||
 		 !memcmp(head, "\x28\xb5\x2f\xfd", 4))
 		is = "a compressed file and no bzImage; expand it first";
 	return err_set(err, ENOEXEC, "kernel '%s': not a kernel: %s", f->path, is);
@@ -249,8 +272,9 @@ static int load_elf(struct boot_ctx *ctx, struct err *err)
 	if (elf.has_pvh && (!elf.is_linux || !elf.is64 || ctx->cfg->prefer == BOOT_PREFER_PVH))
 		return boot_pvh(ctx, f, &elf, err);
 	if (!elf.is64)
-		return err_set(err, ENOEXEC, "kernel '%s': a 32-bit ELF file without multiboot header or PVH note",
-			       f->path);
+		return err_set(
+		    err, ENOEXEC,
+		    "kernel '%s': a 32-bit ELF file without multiboot header or PVH note", f->path);
 	if (!elf.is_linux) {
 		ret = boot_multiboot(ctx, &elf, err);
 		if (ret != -ENOTSUP)
@@ -262,17 +286,23 @@ static int load_elf(struct boot_ctx *ctx, struct err *err)
 int boot_load(const struct boot_config *cfg, struct guest_mem *mem, struct vcpu_state *state,
 	      struct boot_info *ret_info, struct err *err)
 {
-	struct boot_ctx ctx = { .cfg = cfg, .mem = mem, .state = state, .low_end = mem->slots[0].size };
+	struct boot_ctx ctx = {
+		.cfg = cfg, .mem = mem, .state = state, .low_end = mem->slots[0].size
+	};
 	uint8_t magic[4] = { 0 };
 	int ret;
 
 	if (ctx.low_end < MIB(2))
-		return err_set(err, EINVAL, "memory: %llu KiB are too few to boot a kernel; 2M at least",
+		return err_set(err, EINVAL,
+			       "memory: %llu KiB are too few to boot a kernel; 2M at least",
 			       (unsigned long long)(mem->size >> 10));
 	ret = boot_read(cfg->kernel, 0, magic, min_u64(sizeof(magic), cfg->kernel->size), err);
 	if (ret < 0)
 		return ret;
-	if (!memcmp(magic, "\x7f" "ELF", 4)) {
+	if (!memcmp(magic,
+		    "\x7f"
+		    "ELF",
+		    4)) {
 		ret = load_elf(&ctx, err);
 	} else {
 		ret = boot_linux_bzimage(&ctx, err);

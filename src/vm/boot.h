@@ -18,7 +18,7 @@
 struct boot_file {
 	const char *what; /* "kernel", "initrd": for errors; borrowed */
 	const char *path; /* borrowed */
-	int fd;           /* -1: none */
+	int fd;		  /* -1: none */
 	const uint8_t *bytes;
 	uint64_t size;
 };
@@ -30,7 +30,7 @@ enum boot_prefer {
 };
 
 enum boot_protocol {
-	BOOT_LINUX_64,      /* decompressed on the host, entered at the kernel proper */
+	BOOT_LINUX_64,	    /* decompressed on the host, entered at the kernel proper */
 	BOOT_LINUX_BZIMAGE, /* entered at the bzImage's own code, which does the rest */
 	BOOT_PVH,
 	BOOT_MULTIBOOT,
@@ -39,7 +39,7 @@ enum boot_protocol {
 struct boot_config {
 	const struct boot_file *kernel;
 	const struct boot_file *initrd; /* NULL: none */
-	const char *cmdline;            /* "" for none */
+	const char *cmdline;		/* "" for none */
 	enum boot_prefer prefer;
 	uint64_t rsdp_gpa; /* 0: no ACPI tables */
 };

@@ -15,7 +15,7 @@
 #include "vm/boot_priv.h"
 
 #define LZ4_BLOCK ((size_t)8 << 20) /* output of a block of the legacy format at most */
-#define LZMA_MEMORY MIB(256)        /* a decoder may ask for */
+#define LZMA_MEMORY MIB(256)	    /* a decoder may ask for */
 
 struct out {
 	uint8_t *data;
@@ -70,8 +70,10 @@ static int expand_gzip(const uint8_t *in, size_t len, struct out *o, struct err 
 		z.avail_out = (uInt)room;
 		code = inflate(&z, Z_NO_FLUSH);
 		o->len += room - z.avail_out;
-		/* Without room left Z_BUF_ERROR only asks for more; with room the input has ended. */
-		if (code != Z_OK && code != Z_STREAM_END && !(code == Z_BUF_ERROR && z.avail_out == 0))
+		/* Without room left Z_BUF_ERROR only asks for more; with room the input has ended.
+		 */
+		if (code != Z_OK && code != Z_STREAM_END &&
+		    !(code == Z_BUF_ERROR && z.avail_out == 0))
 			ret = corrupt(err, "gzip");
 	} while (ret == 0 && code != Z_STREAM_END);
 	inflateEnd(&z);
@@ -107,7 +109,8 @@ static int expand_bzip2(const uint8_t *in, size_t len, struct out *o, struct err
 static int expand_lzma(const uint8_t *in, size_t len, bool xz, struct out *o, struct err *err)
 {
 	lzma_stream s = LZMA_STREAM_INIT;
-	lzma_ret code = xz ? lzma_stream_decoder(&s, LZMA_MEMORY, 0) : lzma_alone_decoder(&s, LZMA_MEMORY);
+	lzma_ret code =
+	    xz ? lzma_stream_decoder(&s, LZMA_MEMORY, 0) : lzma_alone_decoder(&s, LZMA_MEMORY);
 	int ret;
 
 	if (code != LZMA_OK)
@@ -151,7 +154,7 @@ static int expand_zstd(const uint8_t *in, size_t len, struct out *o, struct err 
 		ret = out_room(o, 1, err);
 		if (ret < 0)
 			break;
-		zo = (ZSTD_outBuffer){ o->data + o->len, o->cap - o->len, 0 };
+		zo = (ZSTD_outBuffer) { o->data + o->len, o->cap - o->len, 0 };
 		code = ZSTD_decompressStream(z, &zo, &zi);
 		o->len += zo.pos;
 		if (ZSTD_isError(code) || (code != 0 && zi.pos == zi.size && zo.pos != zo.size))
@@ -182,11 +185,14 @@ static int expand_lz4(const uint8_t *in, size_t len, struct out *o, struct err *
 		if (ret < 0)
 			return ret;
 		room = min_u64(o->cap - o->len, LZ4_BLOCK);
-		n = LZ4_decompress_safe((const char *)in + pos, (char *)o->data + o->len, (int)size, (int)room);
+		n = LZ4_decompress_safe((const char *)in + pos, (char *)o->data + o->len, (int)size,
+					(int)room);
 		if (n < 0)
-			return room < LZ4_BLOCK ?
-				       err_set(err, EFBIG, "expands to more than %zu MiB, or is corrupt", o->max >> 20) :
-				       corrupt(err, "lz4");
+			return room < LZ4_BLOCK
+				   ? err_set(err, EFBIG,
+					     "expands to more than %zu MiB, or is corrupt",
+					     o->max >> 20)
+				   : corrupt(err, "lz4");
 		o->len += (size_t)n;
 		pos += size;
 	}
@@ -218,7 +224,10 @@ int boot_decompress(const uint8_t *in, size_t len, size_t max, uint8_t **ret_out
 		ret = expand_gzip(in, len, &o, err);
 	else if (!memcmp(in, "BZh", 3))
 		ret = expand_bzip2(in, len, &o, err);
-	else if (!memcmp(in, "\xfd" "7zXZ", 6))
+	else if (!memcmp(in,
+			 "\xfd"
+			 "7zXZ",
+			 6))
 		ret = expand_lzma(in, len, true, &o, err);
 	else if (!memcmp(in, "\x5d\0\0", 3))
 		ret = expand_lzma(in, len, false, &o, err);

@@ -30,7 +30,8 @@ static void parse_notes(const uint8_t *p, uint64_t len, struct boot_elf *elf)
 		if (namesz == 4 && !memcmp(name, "Xen", 4) && type == NOTE_PVH &&
 		    (descsz == 4 || descsz == 8)) {
 			elf->has_pvh = true;
-			elf->pvh_entry = descsz == 8 ? get_le64(name + name_room) : get_le32(name + name_room);
+			elf->pvh_entry =
+			    descsz == 8 ? get_le64(name + name_room) : get_le32(name + name_room);
 		}
 		if (namesz == 6 && !memcmp(name, "Linux", 6))
 			elf->is_linux = true;
@@ -69,12 +70,14 @@ static void take_segment(const uint8_t *ph, bool is64, struct boot_elf_seg *s)
 		Elf64_Phdr h;
 
 		memcpy(&h, ph, sizeof(h));
-		*s = (struct boot_elf_seg){ h.p_type, h.p_offset, h.p_vaddr, h.p_paddr, h.p_filesz, h.p_memsz };
+		*s = (struct boot_elf_seg) { h.p_type,	h.p_offset, h.p_vaddr,
+					     h.p_paddr, h.p_filesz, h.p_memsz };
 	} else {
 		Elf32_Phdr h;
 
 		memcpy(&h, ph, sizeof(h));
-		*s = (struct boot_elf_seg){ h.p_type, h.p_offset, h.p_vaddr, h.p_paddr, h.p_filesz, h.p_memsz };
+		*s = (struct boot_elf_seg) { h.p_type,	h.p_offset, h.p_vaddr,
+					     h.p_paddr, h.p_filesz, h.p_memsz };
 	}
 }
 
@@ -107,10 +110,13 @@ int boot_elf_parse(const struct boot_file *f, struct boot_elf *elf, struct err *
 	phoff = elf->is64 ? h.h64.e_phoff : h.h32.e_phoff;
 	phnum = elf->is64 ? h.h64.e_phnum : h.h32.e_phnum;
 	phentsize = elf->is64 ? h.h64.e_phentsize : h.h32.e_phentsize;
-	/* Multiboot kernels may be x86-64 code in 32-bit files, so either machine goes with either class. */
+	/* Multiboot kernels may be x86-64 code in 32-bit files, so either machine goes with either
+	 * class. */
 	if (elf->machine != EM_X86_64 && elf->machine != EM_386)
-		return err_set(err, ENOEXEC, "%s '%s': built for another architecture (ELF machine %u), not x86-64",
-			       f->what, f->path, elf->machine);
+		return err_set(
+		    err, ENOEXEC,
+		    "%s '%s': built for another architecture (ELF machine %u), not x86-64", f->what,
+		    f->path, elf->machine);
 	if (type != ET_EXEC && type != ET_DYN)
 		return bad(f, err, "not an executable");
 	if (phnum < 1 || phnum > BOOT_ELF_SEGMENTS)
@@ -128,7 +134,8 @@ int boot_elf_parse(const struct boot_file *f, struct boot_elf *elf, struct err *
 		if (s->type != PT_LOAD && s->type != PT_NOTE)
 			continue;
 		if (s->filesz && (s->off > f->size || s->filesz > f->size - s->off))
-			return err_set(err, ENOEXEC, "%s '%s': truncated: segment %u ends behind the file's end",
+			return err_set(err, ENOEXEC,
+				       "%s '%s': truncated: segment %u ends behind the file's end",
 				       f->what, f->path, i);
 		if (s->type == PT_LOAD && (s->filesz > s->memsz || s->paddr + s->memsz < s->paddr ||
 					   s->vaddr + s->memsz < s->vaddr))
@@ -152,10 +159,11 @@ int boot_elf_load(struct boot_ctx *ctx, const struct boot_file *f, const struct 
 		p = boot_ram(ctx, s->paddr, s->memsz);
 		if (!p)
 			return err_set(err, EFBIG,
-				       "%s '%s': needs memory at %#llx-%#llx; the machine has 0x%x-%#llx for kernels",
+				       "%s '%s': needs memory at %#llx-%#llx; the machine has "
+				       "0x%x-%#llx for kernels",
 				       f->what, f->path, (unsigned long long)s->paddr,
-				       (unsigned long long)(s->paddr + s->memsz - 1), BOOT_KERNEL_MIN,
-				       (unsigned long long)(ctx->low_end - 1));
+				       (unsigned long long)(s->paddr + s->memsz - 1),
+				       BOOT_KERNEL_MIN, (unsigned long long)(ctx->low_end - 1));
 		ret = boot_read(f, s->off, p, s->filesz, err);
 		if (ret < 0)
 			return ret;
@@ -178,7 +186,8 @@ int boot_elf_entry(const struct boot_file *f, const struct boot_elf *elf, uint64
 			const struct boot_elf_seg *s = &elf->segs[i];
 			uint64_t base = (pass == 0) == elf->is_linux ? s->paddr : s->vaddr;
 
-			if (s->type == PT_LOAD && elf->entry >= base && elf->entry - base < s->memsz) {
+			if (s->type == PT_LOAD && elf->entry >= base &&
+			    elf->entry - base < s->memsz) {
 				*ret_entry = s->paddr + (elf->entry - base);
 				return 0;
 			}

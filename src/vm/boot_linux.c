@@ -125,8 +125,9 @@ static int parse_bzimage(const struct boot_file *f, struct bzimage *bz, struct e
 		return -ENOTSUP;
 	bz->version = get_le16(bz->hdr + HDR_VERSION);
 	if (bz->version < 0x206)
-		return err_set(err, ENOEXEC, "kernel '%s': bzImage: boot protocol %u.%02u is older than 2.06", f->path,
-			       bz->version >> 8, bz->version & 0xff);
+		return err_set(err, ENOEXEC,
+			       "kernel '%s': bzImage: boot protocol %u.%02u is older than 2.06",
+			       f->path, bz->version >> 8, bz->version & 0xff);
 	if (!(bz->hdr[HDR_LOADFLAGS] & LOADED_HIGH))
 		return bad(f, err, "a zImage, which loads below 1 MiB, is not supported");
 	bz->hdr_end = HDR_MAGIC + bz->hdr[HDR_JUMP_LEN];
@@ -141,7 +142,8 @@ static int parse_bzimage(const struct boot_file *f, struct bzimage *bz, struct e
 		return bad(f, err, "its setup header has no size");
 	/* The size counts whole paragraphs; the last may be cut. */
 	if (bz->prot_off >= f->size || bz->prot_len > f->size - bz->prot_off + 15)
-		return err_set(err, ENOEXEC, "kernel '%s': bzImage: truncated: %llu bytes; its header says %llu",
+		return err_set(err, ENOEXEC,
+			       "kernel '%s': bzImage: truncated: %llu bytes; its header says %llu",
 			       f->path, (unsigned long long)f->size,
 			       (unsigned long long)(bz->prot_off + bz->prot_len));
 	bz->prot_len = min_u64(bz->prot_len, f->size - bz->prot_off);
@@ -171,9 +173,11 @@ static int place_bzimage(struct boot_ctx *ctx, struct bzimage *bz, struct err *e
 	if (bz->hdr[HDR_RELOCATABLE] && align && (align & (align - 1)) == 0)
 		bz->load = align_up(bz->load, align);
 	if (bz->load > UINT32_MAX || !boot_ram(ctx, bz->load, bz->init_size))
-		return err_set(err, EFBIG, "kernel '%s': needs %llu KiB of memory at %#llx; the machine has %llu MiB",
-			       f->path, (unsigned long long)(bz->init_size >> 10), (unsigned long long)bz->load,
-			       (unsigned long long)(ctx->mem->size >> 20));
+		return err_set(
+		    err, EFBIG,
+		    "kernel '%s': needs %llu KiB of memory at %#llx; the machine has %llu MiB",
+		    f->path, (unsigned long long)(bz->init_size >> 10),
+		    (unsigned long long)bz->load, (unsigned long long)(ctx->mem->size >> 20));
 	return 0;
 }
 
@@ -211,8 +215,8 @@ static int load_as_loader(struct boot_ctx *ctx, struct bzimage *bz, struct err *
 }
 
 /* Expand the payload to an ELF file in memory; -ENOTSUP when there is none we can read. */
-static int expand(struct boot_ctx *ctx, const struct bzimage *bz, uint8_t **ret_elf, size_t *ret_len,
-		  struct err *err)
+static int expand(struct boot_ctx *ctx, const struct bzimage *bz, uint8_t **ret_elf,
+		  size_t *ret_len, struct err *err)
 {
 	const struct boot_file *f = ctx->cfg->kernel;
 	_cleanup_free_ uint8_t *packed = NULL;
@@ -234,10 +238,12 @@ static int expand(struct boot_ctx *ctx, const struct bzimage *bz, uint8_t **ret_
 	if (ret < 0)
 		return ret;
 	/* An ELF kernel that fits into RAM is hardly larger than RAM, with its tables. */
-	ret = boot_decompress(packed, len, min_u64(ctx->low_end + MIB(16), GIB(1)), ret_elf, ret_len, err);
+	ret = boot_decompress(packed, len, min_u64(ctx->low_end + MIB(16), GIB(1)), ret_elf,
+			      ret_len, err);
 	if (ret == -EFBIG)
-		return err_set(err, EFBIG, "kernel '%s': its payload does not fit into %llu MiB of memory", f->path,
-			       (unsigned long long)(ctx->mem->size >> 20));
+		return err_set(err, EFBIG,
+			       "kernel '%s': its payload does not fit into %llu MiB of memory",
+			       f->path, (unsigned long long)(ctx->mem->size >> 20));
 	if (ret < 0 && ret != -ENOTSUP)
 		return err_prefix(err, ret, "kernel '%s': bzImage payload", f->path);
 	return ret;
@@ -298,13 +304,15 @@ int boot_linux_elf(struct boot_ctx *ctx, const struct boot_file *file, const str
 	int ret;
 
 	if (elf->machine != EM_X86_64)
-		return err_set(err, ENOEXEC, "kernel '%s': a 64-bit ELF file of 32-bit code", file->path);
+		return err_set(err, ENOEXEC, "kernel '%s': a 64-bit ELF file of 32-bit code",
+			       file->path);
 	ret = boot_elf_entry(file, elf, &entry, err);
 	if (ret == 0)
 		ret = boot_elf_load(ctx, file, elf, err);
 	if (ret < 0)
 		return ret;
-	/* No setup header came with it: give the kernel one that says what a loader would have left. */
+	/* No setup header came with it: give the kernel one that says what a loader would have
+	 * left. */
 	zp = put_zero_page(ctx);
 	put_le16(zp + HDR_BOOT_FLAG, 0xaa55);
 	memcpy(zp + HDR_MAGIC, "HdrS", 4);

@@ -75,38 +75,44 @@ static int64_t find_header(const struct boot_file *f, struct mb_header *h, struc
 }
 
 /* Load by the addresses in the header, for files of any format. */
-static int load_raw(struct boot_ctx *ctx, const struct mb_header *h, uint64_t header_off, struct err *err)
+static int load_raw(struct boot_ctx *ctx, const struct mb_header *h, uint64_t header_off,
+		    struct err *err)
 {
 	const struct boot_file *f = ctx->cfg->kernel;
 	uint64_t before, file_off, file_len, mem_len;
 	void *p;
 
 	if (h->header_addr < h->load_addr || h->header_addr - h->load_addr > header_off)
-		return err_set(err, ENOEXEC, "kernel '%s': multiboot load address lies before the file's start",
+		return err_set(err, ENOEXEC,
+			       "kernel '%s': multiboot load address lies before the file's start",
 			       f->path);
 	before = h->header_addr - h->load_addr;
 	file_off = header_off - before;
 	file_len = f->size - file_off;
 	if (h->load_end_addr) {
 		if (h->load_end_addr < h->load_addr || h->load_end_addr - h->load_addr > file_len)
-			return err_set(err, ENOEXEC, "kernel '%s': truncated: multiboot load end %#x lies behind its end",
-				       f->path, h->load_end_addr);
+			return err_set(
+			    err, ENOEXEC,
+			    "kernel '%s': truncated: multiboot load end %#x lies behind its end",
+			    f->path, h->load_end_addr);
 		file_len = h->load_end_addr - h->load_addr;
 	}
 	mem_len = file_len;
 	if (h->bss_end_addr) {
 		if (h->bss_end_addr < h->load_addr || h->bss_end_addr - h->load_addr < file_len)
-			return err_set(err, ENOEXEC, "kernel '%s': multiboot bss end %#x lies inside its data",
+			return err_set(err, ENOEXEC,
+				       "kernel '%s': multiboot bss end %#x lies inside its data",
 				       f->path, h->bss_end_addr);
 		mem_len = h->bss_end_addr - h->load_addr;
 	}
 	if (h->entry_addr < h->load_addr || h->entry_addr - h->load_addr >= mem_len)
-		return err_set(err, ENOEXEC, "kernel '%s': multiboot entry %#x lies outside of it", f->path,
-			       h->entry_addr);
+		return err_set(err, ENOEXEC, "kernel '%s': multiboot entry %#x lies outside of it",
+			       f->path, h->entry_addr);
 	p = boot_ram(ctx, h->load_addr, mem_len);
 	if (!p)
-		return err_set(err, EFBIG, "kernel '%s': needs memory at %#x-%#llx, which the machine has not",
-			       f->path, h->load_addr, (unsigned long long)(h->load_addr + mem_len - 1));
+		return err_set(
+		    err, EFBIG, "kernel '%s': needs memory at %#x-%#llx, which the machine has not",
+		    f->path, h->load_addr, (unsigned long long)(h->load_addr + mem_len - 1));
 	ctx->info.kernel_start = h->load_addr;
 	ctx->info.kernel_end = h->load_addr + mem_len;
 	ctx->info.entry = h->entry_addr;
@@ -126,7 +132,8 @@ static void put_info(struct boot_ctx *ctx)
 	struct mb_page page = { 0 };
 	unsigned n = boot_memory_map(ctx->mem, ranges);
 
-	page.info.flags = MB_INFO_MEMORY | MB_INFO_CMDLINE | MB_INFO_MODULES | MB_INFO_MMAP | MB_INFO_LOADER;
+	page.info.flags =
+	    MB_INFO_MEMORY | MB_INFO_CMDLINE | MB_INFO_MODULES | MB_INFO_MMAP | MB_INFO_LOADER;
 	page.info.mem_lower = BOOT_CONVENTIONAL_END >> 10;
 	page.info.mem_upper = (uint32_t)((ctx->low_end - MIB(1)) >> 10);
 	page.info.cmdline = BOOT_CMDLINE;
@@ -136,11 +143,12 @@ static void put_info(struct boot_ctx *ctx)
 		page.module.start = (uint32_t)ctx->info.initrd_start;
 		page.module.end = (uint32_t)(ctx->info.initrd_start + ctx->info.initrd_size);
 		page.module.string = BOOT_START_INFO + offsetof(struct mb_page, module_name);
-		strncpy(page.module_name, base_name(ctx->cfg->initrd->path), sizeof(page.module_name) - 1);
+		strncpy(page.module_name, base_name(ctx->cfg->initrd->path),
+			sizeof(page.module_name) - 1);
 	}
 	for (unsigned i = 0; i < n; i++)
-		page.map[i] = (struct mb_mmap){ sizeof(struct mb_mmap) - 4, ranges[i].addr, ranges[i].size,
-						ranges[i].type };
+		page.map[i] = (struct mb_mmap) { sizeof(struct mb_mmap) - 4, ranges[i].addr,
+						 ranges[i].size, ranges[i].type };
 	page.info.mmap_addr = BOOT_START_INFO + offsetof(struct mb_page, map);
 	page.info.mmap_length = n * (uint32_t)sizeof(struct mb_mmap);
 	page.info.boot_loader_name = BOOT_START_INFO + offsetof(struct mb_page, loader);
@@ -160,8 +168,10 @@ int boot_multiboot(struct boot_ctx *ctx, const struct boot_elf *elf, struct err 
 	if (off < 0)
 		return (int)off;
 	if (h.flags & MB_MUST_KNOW & ~(MB_NEED_PAGE_ALIGN | MB_NEED_MEMORY))
-		return err_set(err, ENOEXEC, "kernel '%s': multiboot header asks for what is not offered (flags %#x)",
-			       f->path, h.flags);
+		return err_set(
+		    err, ENOEXEC,
+		    "kernel '%s': multiboot header asks for what is not offered (flags %#x)",
+		    f->path, h.flags);
 	if (h.flags & MB_HAS_ADDRESSES) {
 		ret = load_raw(ctx, &h, (uint64_t)off, err);
 		entry = ctx->info.entry;
@@ -170,13 +180,15 @@ int boot_multiboot(struct boot_ctx *ctx, const struct boot_elf *elf, struct err 
 		if (ret == 0)
 			ret = boot_elf_load(ctx, f, elf, err);
 	} else {
-		ret = err_set(err, ENOEXEC, "kernel '%s': a multiboot header without addresses, and no ELF file",
+		ret = err_set(err, ENOEXEC,
+			      "kernel '%s': a multiboot header without addresses, and no ELF file",
 			      f->path);
 	}
 	if (ret < 0)
 		return ret;
 	if (ctx->info.kernel_end > UINT32_MAX || entry > UINT32_MAX)
-		return err_set(err, EFBIG, "kernel '%s': a multiboot kernel must be below 4 GiB", f->path);
+		return err_set(err, EFBIG, "kernel '%s': a multiboot kernel must be below 4 GiB",
+			       f->path);
 	/* By custom the command line starts with the kernel's name. */
 	strncpy(prefix, base_name(f->path), sizeof(prefix) - 2);
 	prefix[sizeof(prefix) - 2] = '\0';

@@ -12,8 +12,8 @@
  * there, so nothing overlaps.
  */
 #define BOOT_GDT 0x500u
-#define BOOT_START_INFO 0x6000u /* PVH or multiboot information, one page */
-#define BOOT_ZERO_PAGE 0x7000u  /* Linux boot_params, one page */
+#define BOOT_START_INFO 0x6000u	 /* PVH or multiboot information, one page */
+#define BOOT_ZERO_PAGE 0x7000u	 /* Linux boot_params, one page */
 #define BOOT_PAGE_TABLES 0x9000u /* PML4, PDPT and four page directories */
 #define BOOT_CMDLINE 0x10000u
 #define BOOT_CMDLINE_AREA 0x10000u
@@ -39,7 +39,8 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 /** boot_ram() - host address of RAM at [@gpa, @gpa+@len) at or above 1 MiB; NULL when it is not */
 void *boot_ram(const struct boot_ctx *ctx, uint64_t gpa, uint64_t len);
 
-/** boot_put_cmdline() - copy the command line, with @prefix in front; @max: most bytes without the end */
+/** boot_put_cmdline() - copy the command line, with @prefix in front; @max: most bytes without the
+ * end */
 int boot_put_cmdline(struct boot_ctx *ctx, const char *prefix, size_t max, struct err *err);
 
 /**
@@ -47,12 +48,14 @@ int boot_put_cmdline(struct boot_ctx *ctx, const char *prefix, size_t max, struc
  * @lowest: not below; @last: address of the last byte at most
  * @high: as high as possible, else as low as possible
  */
-int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool high, struct err *err);
+int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool high,
+		    struct err *err);
 
 /** boot_state_32() - flat protected mode without paging, interrupts off, at @entry */
 void boot_state_32(struct boot_ctx *ctx, uint64_t entry);
 
-/** boot_state_64() - long mode with the first 4 GiB mapped to themselves, interrupts off, at @entry */
+/** boot_state_64() - long mode with the first 4 GiB mapped to themselves, interrupts off, at @entry
+ */
 void boot_state_64(struct boot_ctx *ctx, uint64_t entry);
 
 /* ---- ELF (boot_elf.c) ---- */
@@ -94,7 +97,8 @@ int boot_linux_elf(struct boot_ctx *ctx, const struct boot_file *file, const str
 int boot_pvh(struct boot_ctx *ctx, const struct boot_file *file, const struct boot_elf *elf,
 	     struct err *err);
 
-/** boot_multiboot() - @elf: the file as ELF or NULL; -ENOTSUP without text without a multiboot header */
+/** boot_multiboot() - @elf: the file as ELF or NULL; -ENOTSUP without text without a multiboot
+ * header */
 int boot_multiboot(struct boot_ctx *ctx, const struct boot_elf *elf, struct err *err);
 
 /**

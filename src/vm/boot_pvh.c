@@ -39,8 +39,8 @@ int boot_pvh(struct boot_ctx *ctx, const struct boot_file *file, const struct bo
 	int ret;
 
 	if (elf->pvh_entry > UINT32_MAX || !boot_ram(ctx, elf->pvh_entry, 1))
-		return err_set(err, ENOEXEC, "kernel '%s': its PVH entry %#llx is not in memory", file->path,
-			       (unsigned long long)elf->pvh_entry);
+		return err_set(err, ENOEXEC, "kernel '%s': its PVH entry %#llx is not in memory",
+			       file->path, (unsigned long long)elf->pvh_entry);
 	ret = boot_elf_load(ctx, file, elf, err);
 	if (ret == 0)
 		ret = boot_put_cmdline(ctx, "", BOOT_CMDLINE_AREA - 1, err);
@@ -62,7 +62,8 @@ int boot_pvh(struct boot_ctx *ctx, const struct boot_file *file, const struct bo
 	page.info.memmap_paddr = BOOT_START_INFO + offsetof(struct pvh_page, map);
 	page.info.memmap_entries = boot_memory_map(ctx->mem, ranges);
 	for (unsigned i = 0; i < page.info.memmap_entries; i++)
-		page.map[i] = (struct memmap_entry){ ranges[i].addr, ranges[i].size, ranges[i].type, 0 };
+		page.map[i] =
+		    (struct memmap_entry) { ranges[i].addr, ranges[i].size, ranges[i].type, 0 };
 	memcpy(guest_mem_ptr(ctx->mem, BOOT_START_INFO, sizeof(page)), &page, sizeof(page));
 
 	boot_state_32(ctx, elf->pvh_entry);

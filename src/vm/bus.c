@@ -63,7 +63,7 @@ int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct bus_ops 
 		bus->cap = cap;
 	}
 	memmove(&bus->ranges[at + 1], &bus->ranges[at], (bus->count - at) * sizeof(*bus->ranges));
-	bus->ranges[at] = (struct bus_range){ .base = base, .size = size, .ops = ops, .dev = dev };
+	bus->ranges[at] = (struct bus_range) { .base = base, .size = size, .ops = ops, .dev = dev };
 	bus->count++;
 out:
 	pthread_rwlock_unlock(&bus->lock);
@@ -78,7 +78,8 @@ void bus_del(struct bus *bus, uint64_t base, void *dev)
 	at = first_ending_after(bus, base);
 	if (at < bus->count && bus->ranges[at].base == base && bus->ranges[at].dev == dev) {
 		bus->count--;
-		memmove(&bus->ranges[at], &bus->ranges[at + 1], (bus->count - at) * sizeof(*bus->ranges));
+		memmove(&bus->ranges[at], &bus->ranges[at + 1],
+			(bus->count - at) * sizeof(*bus->ranges));
 	}
 	pthread_rwlock_unlock(&bus->lock);
 }
@@ -95,8 +96,9 @@ static enum claim lookup(struct bus *bus, uint64_t addr, unsigned size, struct b
 	at = first_ending_after(bus, addr);
 	if (at < bus->count && last >= addr && bus->ranges[at].base <= last) {
 		*ret_range = bus->ranges[at];
-		claim = addr >= ret_range->base && last - ret_range->base < ret_range->size ? CLAIM_WHOLE :
-											       CLAIM_PART;
+		claim = addr >= ret_range->base && last - ret_range->base < ret_range->size
+			    ? CLAIM_WHOLE
+			    : CLAIM_PART;
 	}
 	pthread_rwlock_unlock(&bus->lock);
 	return claim;

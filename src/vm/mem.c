@@ -19,8 +19,8 @@ static int map_aligned(struct guest_mem *mem, uint8_t **ret_base, struct err *er
 		return err_set(err, errno, "guest memory: %llu MiB of address space: %s",
 			       (unsigned long long)(mem->size >> 20), strerror(errno));
 	base = (uint8_t *)align_up((uintptr_t)area, MIB(2));
-	if (mmap(base, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mem->fd,
-		 0) == MAP_FAILED) {
+	if (mmap(base, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+		 mem->fd, 0) == MAP_FAILED) {
 		int ret = err_set(err, errno, "guest memory: map %llu MiB: %s",
 				  (unsigned long long)(mem->size >> 20), strerror(errno));
 
@@ -43,7 +43,8 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
 	memset(mem, 0, sizeof(*mem));
 	mem->fd = -1;
 	if (size % PAGE_SIZE || size < MIB(1) || size > GIB(64))
-		return err_set(err, EINVAL, "guest memory '%llu bytes': not a multiple of 4K from 1M to 64G",
+		return err_set(err, EINVAL,
+			       "guest memory '%llu bytes': not a multiple of 4K from 1M to 64G",
 			       (unsigned long long)size);
 	mem->size = size;
 	mem->fd = memfd_create("eyot-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -51,8 +52,8 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
 		return err_set(err, errno, "guest memory: memfd: %s", strerror(errno));
 	if (ftruncate(mem->fd, (off_t)size) < 0 ||
 	    fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0) {
-		ret = err_set(err, errno, "guest memory: %llu MiB: %s", (unsigned long long)(size >> 20),
-			      strerror(errno));
+		ret = err_set(err, errno, "guest memory: %llu MiB: %s",
+			      (unsigned long long)(size >> 20), strerror(errno));
 		goto fail;
 	}
 	ret = map_aligned(mem, &base, err);
@@ -62,13 +63,14 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
 	madvise(base, size, MADV_HUGEPAGE);
 	madvise(base, size, MADV_DONTDUMP);
 
-	mem->slots[0] = (struct mem_slot){ .gpa = 0, .size = min_u64(size, MEM_LOW_MAX), .hva = base };
+	mem->slots[0] =
+	    (struct mem_slot) { .gpa = 0, .size = min_u64(size, MEM_LOW_MAX), .hva = base };
 	mem->slot_count = 1;
 	if (size > MEM_LOW_MAX) {
-		mem->slots[1] = (struct mem_slot){ .gpa = MEM_HIGH_BASE,
-						   .size = size - MEM_LOW_MAX,
-						   .hva = base + MEM_LOW_MAX,
-						   .fd_offset = MEM_LOW_MAX };
+		mem->slots[1] = (struct mem_slot) { .gpa = MEM_HIGH_BASE,
+						    .size = size - MEM_LOW_MAX,
+						    .hva = base + MEM_LOW_MAX,
+						    .fd_offset = MEM_LOW_MAX };
 		mem->slot_count = 2;
 	}
 	return 0;

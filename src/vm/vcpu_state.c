@@ -11,11 +11,35 @@
 /* Members of 64 bits, in the order of the section; arrays follow them. */
 static const size_t words[] = {
 #define W(member) offsetof(struct vcpu_state, member)
-	W(rip), W(rflags), W(cr0), W(cr2), W(cr3), W(cr4), W(cr8), W(efer), W(xcr0), W(dr6), W(dr7),
-	W(msr_star), W(msr_lstar), W(msr_cstar), W(msr_sfmask), W(msr_kernel_gs_base),
-	W(msr_sysenter_cs), W(msr_sysenter_esp), W(msr_sysenter_eip), W(msr_pat), W(msr_tsc_aux),
-	W(msr_apic_base), W(msr_misc_enable), W(msr_spec_ctrl), W(msr_mtrr_def), W(msr_kvm_wall_clock),
-	W(msr_kvm_system_time), W(msr_kvm_poll_control), W(tsc),
+	W(rip),
+	W(rflags),
+	W(cr0),
+	W(cr2),
+	W(cr3),
+	W(cr4),
+	W(cr8),
+	W(efer),
+	W(xcr0),
+	W(dr6),
+	W(dr7),
+	W(msr_star),
+	W(msr_lstar),
+	W(msr_cstar),
+	W(msr_sfmask),
+	W(msr_kernel_gs_base),
+	W(msr_sysenter_cs),
+	W(msr_sysenter_esp),
+	W(msr_sysenter_eip),
+	W(msr_pat),
+	W(msr_tsc_aux),
+	W(msr_apic_base),
+	W(msr_misc_enable),
+	W(msr_spec_ctrl),
+	W(msr_mtrr_def),
+	W(msr_kvm_wall_clock),
+	W(msr_kvm_system_time),
+	W(msr_kvm_poll_control),
+	W(tsc),
 #undef W
 };
 
@@ -100,6 +124,7 @@ int vcpu_state_load(struct vcpu_state *s, struct snap_reader *r, struct err *err
 	if (ret < 0)
 		return ret;
 	if (s->run_state > VCPU_WAIT_SIPI)
-		return err_set(err, EBADMSG, "saved state: vCPU run state %u is unknown", s->run_state);
+		return err_set(err, EBADMSG, "saved state: vCPU run state %u is unknown",
+			       s->run_state);
 	return 0;
 }

@@ -80,9 +80,9 @@ static void *vcpu_thread(void *arg)
 		case VCPU_EXIT_KICKED:
 			break;
 		case VCPU_EXIT_TRIPLE_FAULT:
-			vm_request(vm, VM_CRASH, 0, "triple fault on vCPU %u at rip %#llx%s%.*s", cpu->index,
-				   (unsigned long long)ex.rip, ex.text[0] ? ": " : "", (int)sizeof(ex.text),
-				   ex.text);
+			vm_request(vm, VM_CRASH, 0, "triple fault on vCPU %u at rip %#llx%s%.*s",
+				   cpu->index, (unsigned long long)ex.rip, ex.text[0] ? ": " : "",
+				   (int)sizeof(ex.text), ex.text);
 			break;
 		case VCPU_EXIT_RESET:
 			vm_request(vm, VM_RESET, 0, "reset by vCPU %u", cpu->index);
@@ -196,8 +196,8 @@ static void handle_request(void *arg, uint32_t events)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->request.kind != VM_NONE && wait_parked(vm) < 0 && vm->request.kind < VM_QUIT) {
 		vm->request.kind = VM_FAIL;
-		snprintf(vm->request.text, sizeof(vm->request.text), "a vCPU did not stop within %d s",
-			 PARK_TIMEOUT_S);
+		snprintf(vm->request.text, sizeof(vm->request.text),
+			 "a vCPU did not stop within %d s", PARK_TIMEOUT_S);
 	}
 	req = vm->request;
 	pthread_mutex_unlock(&vm->lock);
@@ -237,7 +237,8 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 	int ret;
 
 	if (cfg->cpu_count < 1 || cfg->cpu_count > VM_CPUS_MAX)
-		return err_set(err, EINVAL, "cpus '%u': not from 1 to %u", cfg->cpu_count, VM_CPUS_MAX);
+		return err_set(err, EINVAL, "cpus '%u': not from 1 to %u", cfg->cpu_count,
+			       VM_CPUS_MAX);
 	vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return err_set(err, ENOMEM, "machine: out of memory");
@@ -255,7 +256,7 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 	bus_init(&vm->pio);
 	bus_init(&vm->mmio);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
-		vm->cpus[i] = (struct vm_cpu){ .vm = vm, .index = i };
+		vm->cpus[i] = (struct vm_cpu) { .vm = vm, .index = i };
 
 	ret = guest_mem_init(&vm->mem, cfg->memory_bytes, err);
 	if (ret < 0)
@@ -270,12 +271,12 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 		err_set(err, -ret, "machine: event loop: %s", strerror(-ret));
 		goto fail;
 	}
-	ac = (struct accel_config){ .mem = &vm->mem,
-				    .pio = &vm->pio,
-				    .mmio = &vm->mmio,
-				    .vcpu_count = vm->cpu_count,
-				    .code_cache_bytes = cfg->code_cache_bytes,
-				    .debug = cfg->accel_debug };
+	ac = (struct accel_config) { .mem = &vm->mem,
+				     .pio = &vm->pio,
+				     .mmio = &vm->mmio,
+				     .vcpu_count = vm->cpu_count,
+				     .code_cache_bytes = cfg->code_cache_bytes,
+				     .debug = cfg->accel_debug };
 	ret = vm->accel->vm_new(&ac, &vm->accel_vm, &vm->irq, err);
 	if (ret < 0) {
 		err_prefix(err, ret, "accelerator '%s'", vm->accel->name);
@@ -384,7 +385,8 @@ int vm_save(struct vm *vm, struct snap_writer *w, struct err *err)
 	free(state);
 	ret = vm->accel->save(vm->accel_vm, w);
 	if (ret < 0)
-		return err_set(err, -ret, "save: accelerator '%s': %s", vm->accel->name, strerror(-ret));
+		return err_set(err, -ret, "save: accelerator '%s': %s", vm->accel->name,
+			       strerror(-ret));
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].save)
 			vm->devices[i].save(vm->devices[i].dev, w);
@@ -407,10 +409,11 @@ static int load_machine(struct vm *vm, struct snap_reader *r, struct err *err)
 	if (ret < 0)
 		return ret;
 	if (cpus != vm->cpu_count || ram != vm->mem.size)
-		return err_set(err, EINVAL,
-			       "saved state: of a machine with %u CPUs and %llu MiB; this one has %u and %llu",
-			       cpus, (unsigned long long)(ram >> 20), vm->cpu_count,
-			       (unsigned long long)(vm->mem.size >> 20));
+		return err_set(
+		    err, EINVAL,
+		    "saved state: of a machine with %u CPUs and %llu MiB; this one has %u and %llu",
+		    cpus, (unsigned long long)(ram >> 20), vm->cpu_count,
+		    (unsigned long long)(vm->mem.size >> 20));
 	return 0;
 }
 

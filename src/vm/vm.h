@@ -140,7 +140,7 @@ int vm_start(struct vm *vm, struct err *err);
  * vCPUs park at once; the loop thread handles the weightiest request once.
  */
 void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
+    __attribute__((format(printf, 4, 5)));
 
 /** vm_pause() - park all vCPUs; nests. Return: 0; -ETIMEDOUT when one does not stop */
 int vm_pause(struct vm *vm, struct err *err);
@@ -152,7 +152,8 @@ void vm_resume(struct vm *vm);
  */
 int vm_save(struct vm *vm, struct snap_writer *w, struct err *err);
 
-/** vm_load() - the counterpart; the machine is paused and built alike; on failure it must not run on */
+/** vm_load() - the counterpart; the machine is paused and built alike; on failure it must not run
+ * on */
 int vm_load(struct vm *vm, struct snap_reader *r, struct err *err);
 
 /* One vCPU's state as a section "vcpu" (vcpu_state.c). */
