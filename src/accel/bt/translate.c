@@ -129,7 +129,7 @@ static enum place place_of(const struct tr *t, const struct insn *in)
 	case OP_COPY: case OP_NOP: case OP_PAUSE: case OP_LEA: case OP_MOV_MOFFS_LOAD: case OP_MOV_MOFFS_STORE:
 	case OP_XCHG: case OP_CMPXCHG: case OP_CMPXCHG8B: case OP_CMPXCHG16B: case OP_XADD: case OP_MUL: case OP_IMUL1:
 	case OP_DIV: case OP_IDIV: case OP_CBW: case OP_CWD: case OP_SHIFT_CL: case OP_LAHF: case OP_SAHF:
-	case OP_CLC: case OP_STC: case OP_CMC: case OP_RDRAND: case OP_RDSEED:
+	case OP_CLC: case OP_STC: case OP_CMC: case OP_RDRAND: case OP_RDSEED: case OP_CLD: case OP_STD: case OP_RDTSC:
 		return IN_BODY;
 	case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_POP_REG: case OP_LEAVE:
 		return stack ? IN_BODY : IN_SYS;
@@ -952,6 +952,38 @@ static void emit_sys(struct tr *t, const struct insn *in)
 	emit_exit(t, &t->hot, e);
 }
 
+/* Leave for bt_sys_insn() from a forward jump that was just emitted (its rel32 is at hot.p - 4). */
+static void emit_sys_aside(struct tr *t, const struct insn *in)
+{
+	struct bt_exit *e = new_exit(t, EXIT_SYS);
+	struct insn *copy = bt_cache_alloc(t->cache, sizeof(*copy));
+
+	bt_copy(copy, in, sizeof(*copy));
+	e->insn = copy;
+	patch_rel32(t->hot.p - 4, t->cold.p);
+	emit_exit(t, &t->cold, e);
+}
+
+static void emit_rdtsc(struct tr *t, const struct insn *in)
+{
+	struct out *o = &t->hot;
+
+	clobber_flags(t, t->live[t->cur]);
+	if (t->key & KEY_USER) { /* test dword gs:[cr4], TSD; jnz */
+		enc_emit(o, &(struct enc){ .opcode = 0xf7, .kind = RM_GS, .disp = CPU_OFF(st.cr4), .imm = CR4_TSD, .imm_size = 4 });
+		out8(o, 0x0f), out8(o, 0x85);
+		o->p += 4;
+		emit_sys_aside(t, in);
+	}
+	out8(o, 0x0f), out8(o, 0x31);
+	e_shift_i(o, true, 4, REG_RDX, 32);
+	e_rr(o, true, 0x0b, REG_RAX, REG_RDX);
+	e_rgs(o, true, 0x03, REG_RAX, CPU_OFF(tsc_offset));
+	e_mov_rr(o, REG_RDX, REG_RAX);
+	e_shift_i(o, true, 5, REG_RDX, 32);
+	e_rr(o, false, 0x8b, REG_RAX, REG_RAX);
+}
+
 /* Jump through the jump cache to the guest rip in T0; flags are in the slot or dead. */
 static void emit_jc_jump(struct tr *t)
 {
@@ -1137,6 +1169,14 @@ static void emit_body(struct tr *t, const struct insn *in)
 
 	switch (in->op) {
 	case OP_NOP:
+		return;
+	case OP_CLD: case OP_STD: /* and, or dword gs:[rflags], imm32 */
+		clobber_flags(t, t->live[t->cur]);
+		enc_emit(o, &(struct enc){ .opcode = 0x81, .reg = in->op == OP_CLD ? 4 : 1, .kind = RM_GS, .disp = CPU_OFF(st.rflags),
+					   .imm = in->op == OP_CLD ? ~FL_DF : FL_DF, .imm_size = 4 });
+		return;
+	case OP_RDTSC:
+		emit_rdtsc(t, in);
 		return;
 	case OP_PAUSE:
 		out8(o, 0xf3), out8(o, 0x90);
