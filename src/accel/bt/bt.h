@@ -200,7 +200,7 @@ struct bt_cpu {
 
 	struct vcpu_exit *exit;
 	bool exit_wanted;        /* leave bt_run() with *exit filled */
-	atomic_bool kicked;
+	atomic_bool kicked, asleep;
 
 	/* sleeping and timer */
 	atomic_uint futex;

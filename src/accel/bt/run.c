@@ -152,7 +152,8 @@ static void wake(struct bt_cpu *cpu, unsigned bits)
 {
 	atomic_fetch_or(&cpu->pending, bits);
 	atomic_fetch_add(&cpu->futex, 1);
-	syscall(SYS_futex, &cpu->futex, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	if (atomic_load(&cpu->asleep)) /* set before the sleeper looks at pending */
+		syscall(SYS_futex, &cpu->futex, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *me)
@@ -198,11 +199,12 @@ static void sleep_until_event(struct bt_cpu *cpu)
 {
 	unsigned seq = atomic_load(&cpu->futex);
 
-	if (atomic_load(&cpu->pending))
-		return;
 	atomic_store(&cpu->in_code, false);
+	atomic_store(&cpu->asleep, true);
 	/* The LAPIC timer's signal ends the sleep, too: it changes the futex. */
-	syscall(SYS_futex, &cpu->futex, FUTEX_WAIT_PRIVATE, seq, NULL, NULL, 0);
+	if (!atomic_load(&cpu->pending))
+		syscall(SYS_futex, &cpu->futex, FUTEX_WAIT_PRIVATE, seq, NULL, NULL, 0);
+	atomic_store(&cpu->asleep, false);
 }
 
 /* ---- finding blocks ---- */
