@@ -223,6 +223,25 @@ static bool add_insn(struct gen *g)
 	return false;
 }
 
+/* Close the sequence to a loop of a few rounds */
+static void add_loop(struct gen *g)
+{
+	struct oracle_case *c = g->c;
+
+	c->in.gpr[1] = 1 + rng_below(&g->r, 5);
+	if (rng_pct(&g->r, 50)) { /* dec ecx; jnz */
+		if (c->mode == ORACLE_32)
+			c->code[c->code_len++] = 0x49;
+		else
+			c->code[c->code_len++] = 0xff, c->code[c->code_len++] = 0xc9;
+		c->code[c->code_len++] = 0x75;
+	} else {
+		c->code[c->code_len++] = 0xe2;
+	}
+	c->code[c->code_len] = (uint8_t) - (c->code_len + 1);
+	c->code_len++;
+}
+
 static uint64_t pick_rip(struct rng *r)
 {
 	unsigned x = rng_below(r, 100);
@@ -254,7 +273,7 @@ static bool hides_excluded(const struct oracle_case *c)
 
 static void make_case(struct oracle_case *c, const struct gen_opts *o, struct rng rng)
 {
-	struct gen g = { .r = rng, .o = o, .c = c };
+	struct gen g = { .r = rng, .o = o, .c = c, .base = -1 };
 
 	g.insns = o->max_len > 1 && !rng_pct(&g.r, 45) ? 2 + rng_below(&g.r, o->max_len - 1) : 1;
 	gen_state(&g);
@@ -262,6 +281,8 @@ static void make_case(struct oracle_case *c, const struct gen_opts *o, struct rn
 	for (unsigned i = 0; i < g.insns; i++)
 		if (!add_insn(&g))
 			break;
+	if (g.insns > 1 && c->code_len < 100 && rng_pct(&g.r, 6))
+		add_loop(&g);
 	if (!c->code_len) {
 		fprintf(stderr, "eyot-oracle: nothing matches the filter '%s'\n",
 			o->filter ? o->filter : "");

@@ -15,6 +15,7 @@ struct gen {
 	uint32_t fixed;	     /* bit per general register whose value an instruction relies on */
 	uint32_t undef_live; /* EFLAGS bits whose value is undefined at this point */
 	unsigned insns;	     /* wanted */
+	int base;	     /* low register that addressed memory last, -1: none */
 };
 
 struct gen_insn {

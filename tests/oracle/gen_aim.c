@@ -176,6 +176,8 @@ static void aim_mem(struct gen *g, struct gen_insn *in, const ZydisDecodedOperan
 		disp = (int64_t)rng_below(&g->r, 4096) - 2048;
 		patch_disp(in, disp);
 	}
+	if (visible && base >= 0 && base < 8 && index < 0)
+		g->base = base;
 	if (index >= 0 && index != base) {
 		if (is_free(g, index))
 			set_addr_gpr(g, index, (uint64_t)((int64_t)rng_below(&g->r, 200) - 40),
@@ -194,6 +196,8 @@ static void aim_mem(struct gen *g, struct gen_insn *in, const ZydisDecodedOperan
 			want = (int32_t)want;
 		else if (bits == 16)
 			want = (int16_t)want;
+		if (rng_pct(&g->r, 60))
+			want = (int64_t)rng_below(&g->r, 9000) - 4500;
 		patch_disp(in, want);
 	}
 }

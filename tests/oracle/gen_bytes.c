@@ -119,6 +119,12 @@ static void put_modrm(struct gen *g, struct out *o)
 	unsigned mod = rng_pct(r, 42) ? 3 : rng_below(r, 3);
 	unsigned rm = rng_below(r, 8);
 
+	/* several accesses by one register: what a translator likes to check once */
+	if (g->base >= 0 && mod != 3 && rng_pct(r, 50)) {
+		rm = (unsigned)g->base;
+		mod = rm == 5 || rng_pct(r, 70) ? 1 + rng_below(r, 2) : mod;
+	}
+
 	put(o, mod << 6 | rng_below(r, 8) << 3 | rm);
 	if (mod != 3 && rm == 4)
 		put(o, rng_next(r) & 0xff);
@@ -168,6 +174,10 @@ unsigned gen_bytes(struct gen *g, uint8_t bytes[16])
 	unsigned op;
 
 	memset(bytes, 0, 16);
+	if (rng_below(r, 400) == 0) { /* seldom met by chance, everywhere in real code */
+		memcpy(bytes, (uint8_t[]) { 0xf3, 0x0f, 0x1e, rng_pct(r, 70) ? 0xfa : 0xfb }, 4);
+		return 15;
+	}
 	if (e == ENC_RANDOM) {
 		put_random(g, &o);
 		return 15;

@@ -47,6 +47,8 @@ const struct oracle_rule rules_excluded[] = {
 	{ "wrpkru", "depends on what the host's kernel enabled; shuts memory off" },
 	{ "xbegin", "transactions end as the CPU likes" },
 	{ "xabort", "transactions end as the CPU likes" },
+	{ "0f 0d reg",
+	  "a register as operand of prefetch: nop or undefined, by the maker of the CPU" },
 	{ "llwpcb", "depends on what the host's kernel enabled" },
 	{ "slwpcb", "depends on what the host's kernel enabled" },
 	{ NULL, NULL },
