@@ -514,8 +514,6 @@ static uint16_t mem_bytes(const struct cursor *c, const struct insn *in, uint8_t
 	switch (code) {
 	case M_V:
 		return in->opsize;
-	case M_VD:
-		return in->opsize < 4 ? in->opsize : 4;
 	case M_Y:
 		return in->w ? 8 : 4;
 	case M_P:
@@ -745,6 +743,8 @@ int insn_decode(enum insn_mode mode, const uint8_t *bytes, size_t avail, struct 
 
 	set_opsize(&c, in, f->at & OSZ_MASK);
 	in->addrsize = mode == MODE_64 ? (c.p67 ? 4 : 8) : (mode == MODE_16) != c.p67 ? 2 : 4;
+	if (in->vex && in->vvvv && !f->vv)
+		in->op = OP_INVALID;
 	if (in->vex && mode != MODE_64) {
 		in->vvvv &= 7;
 		/* W chooses among instructions there, but never 64-bit registers */
@@ -780,8 +780,6 @@ int insn_decode(enum insn_mode mode, const uint8_t *bytes, size_t avail, struct 
 	finish_special(&c, in, f);
 
 	if (in->lock && !((f->at & A_LOCK) && in->mem))
-		in->op = OP_INVALID;
-	if (in->vex && in->vvvv && !f->vv)
 		in->op = OP_INVALID;
 	if ((f->at & A_VSIB) && ((c.modrm & 7) != 4 || in->addrsize == 2))
 		in->op = OP_INVALID;

@@ -24,6 +24,9 @@ enum insn_mode { MODE_16, MODE_32, MODE_64 }; /* by CS.L and CS.D */
  * What to do with an instruction. COPY covers everything that only touches
  * general/x87/MMX/SSE/AVX registers, arithmetic flags and at most one memory
  * operand addressed by ModRM: re-encoded with mapped registers. All others have an identity of their own.
+ * COPY can always be encoded in 64-bit code: inc and dec (40+r) are given as
+ * FF /0 and /1 with the register in rm, 82 as 80, and W is clear where 16- and
+ * 32-bit code ignores it.
  */
 enum insn_op {
 	OP_INVALID, /* undefined here: #UD */
@@ -118,7 +121,8 @@ struct insn {
 	uint8_t map;          /* 0: one byte, 1: 0F, 2: 0F 38, 3: 0F 3A; also for VEX */
 	uint8_t opcode;
 	uint8_t prefix;       /* mandatory or rep prefix kept when copying: 0, 0x66, 0xf2, 0xf3 */
-	bool opsize_prefix;   /* 66 present and acting as operand-size prefix (may stand beside f2/f3) */
+	bool opsize_prefix;   /* 66 present and acting as operand-size prefix (may stand beside f2/f3); what it
+				 means depends on the mode, so emit by .opsize */
 	bool lock;            /* valid lock prefix (an invalid one gives OP_INVALID) */
 	bool vex;
 	uint8_t vex_l, vex_pp, vvvv; /* vvvv: 0..15, decoded (not inverted); 0 when unused */
@@ -137,7 +141,8 @@ struct insn {
 	/* memory operand by ModRM or moffs */
 	bool mem;
 	uint8_t base, index, scale; /* registers 0..15, INSN_NO_REG, base also INSN_RIP_REL; scale 1, 2, 4, 8 */
-	uint8_t seg;          /* SEG_*: after overrides and the rsp/rbp default; in 64-bit code only FS and GS matter */
+	uint8_t seg;          /* SEG_*: after overrides and the rsp/rbp default; in 64-bit code only FS and GS matter;
+				 DS or the override without memory operand (strings, xlat) */
 	bool seg_override;
 	int64_t disp;
 	uint16_t mem_size;    /* bytes accessed at the effective address; 0: none (lea, nop, invlpg, prefetch) */
@@ -145,7 +150,7 @@ struct insn {
 
 	int64_t imm;          /* sign-extended as the instruction does */
 	uint8_t imm_size;     /* bytes of immediate in the encoding: 0, 1, 2, 4, 8 */
-	uint8_t imm2;         /* enter's second immediate, or is4 (vblendv) stays in imm */
+	uint8_t imm2;         /* enter's second immediate; is4 (vblendv) and both bytes of extrq stay in imm */
 	uint16_t far_sel;
 	uint8_t seg_reg;      /* SEG_* for OP_LSEG, OP_PUSH_SEG, OP_POP_SEG, OP_MOV_*_SEG */
 

@@ -52,7 +52,7 @@ const struct insn_form *const insn_map_0f[256] = {
 		       SYS(ANY, 3, 1, OP_VMMCALL),
 		       SYS(ONLY64, 7, 0, OP_SWAPGS),
 		       SYS(ANY, 7, 1, OP_RDTSCP, .feat = FEAT_RDTSCP, .impl = G_ACD_W, .at = OSZ_Y),
-		       SYS(NP, 7, 4, OP_CLZERO, .feat = FEAT_CLZERO, .impl = G_A_R)),
+		       SYS(NOREP, 7, 4, OP_CLZERO, .feat = FEAT_CLZERO, .impl = G_A_R)),
 	[0x02] = FORMS({ ANY, OP_LAR, K_V | RW, K_W | RD, M_2, .fl = FC_ZF }),
 	[0x03] = FORMS({ ANY, OP_LSL, K_V | RW, K_W | RD, M_2, .fl = FC_ZF }),
 	[0x05] = FORMS({ ANY, OP_SYSCALL, .fl = FC_READ_ALL, .impl = G_SYSCALL, .at = OSZ_N }),

@@ -80,7 +80,6 @@ enum form_mem {
 	M_NONE,
 	M_1, M_2, M_4, M_8, M_10, M_16, M_32, M_512,
 	M_V,     /* operand size */
-	M_VD,    /* operand size, at most 4 */
 	M_Y,     /* 4 or 8 by W */
 	M_P,     /* far pointer: operand size + 2 */
 	M_2V,    /* two of the operand size */

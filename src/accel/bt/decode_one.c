@@ -56,7 +56,7 @@ const struct insn_form *const insn_map_one[256] = {
 	[0x61] = FORMS({ NOT64, OP_POPA, .impl = G_POPA }),
 	[0x62] = FORMS({ NOT64 | MEMO, OP_BOUND, K_V | RD, K_V | RD, M_2V }),
 	[0x63] = FORMS({ NOT64, OP_ARPL, K_W | RD, K_W | RW, M_2, .fl = FC_ZF },
-		       { ANY, OP_COPY, K_V | WR, K_D | RD, M_VD }),
+		       { ANY, OP_COPY, K_V | WR, K_D | RD, M_4 }),
 	[0x68] = FORMS({ ANY, OP_PUSH_IMM, .imm = I_Z, .impl = G_SP, .at = OSZ_D64 }),
 	[0x69] = FORMS({ ANY, OP_COPY, K_V | WR, K_V | RD, M_V, .imm = I_Z, .fl = FC_MUL }),
 	[0x6a] = FORMS({ ANY, OP_PUSH_IMM, .imm = I_B, .impl = G_SP, .at = OSZ_D64 }),

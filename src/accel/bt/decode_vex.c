@@ -29,9 +29,9 @@
 #define FROM_GPR3(cond, kind, size, ...)                                                           \
 	{ cond, OP_COPY, K_VEC, kind | RD, size, .vv = K_VEC, .unit = UNIT_AVX, .feat = FEAT_AVX,  \
 	  .at = OSZ_Y, ##__VA_ARGS__ }
-#define PEXTR(kind, size)                                                                          \
-	FORMS({ P66 | L0, OP_COPY, K_VEC, kind | WR, size, .imm = I_UB, .unit = UNIT_AVX,          \
-		.feat = FEAT_AVX, .at = OSZ_Y })
+#define PEXTR(cond, kind, size)                                                                    \
+	{ (cond) | P66 | L0, OP_COPY, K_VEC, kind | WR, size, .imm = I_UB, .unit = UNIT_AVX,       \
+	  .feat = FEAT_AVX, .at = OSZ_Y }
 /* integer instructions in general registers */
 #define BMI(cond, reg_acc, rm_acc, vv_acc, f, ...)                                                 \
 	{ (cond) | L0, OP_COPY, reg_acc, K_Y | rm_acc, M_Y, .vv = vv_acc, .feat = f, .at = OSZ_Y, ##__VA_ARGS__ }
@@ -166,14 +166,17 @@ const struct insn_form *const insn_vex_0f3a[256] = {
 	[0x0a] = FORMS(V3(P66, M_4, .imm = I_UB)), [0x0b] = FORMS(V3(P66, M_8, .imm = I_UB)),
 	[0x0c ... 0x0d] = FORMS(V3(P66, M_X, .imm = I_UB)),
 	[0x0e ... 0x0f] = FORMS(V3(P66, M_X, .imm = I_UB, INT2)),
-	[0x14] = PEXTR(K_D, M_1), [0x15] = PEXTR(K_D, M_2), [0x16] = PEXTR(K_Y, M_Y),
-	[0x17] = PEXTR(K_D, M_4),
+	[0x14] = FORMS(PEXTR(ANY, K_D, M_1)), [0x15] = FORMS(PEXTR(ANY, K_D, M_2)),
+	/* W1 outside 64-bit code is undefined, unlike with vmovd */
+	[0x16] = FORMS(PEXTR(W0, K_Y, M_Y), PEXTR(ONLY64, K_Y, M_Y)),
+	[0x17] = FORMS(PEXTR(ANY, K_D, M_4)),
 	[0x18] = FORMS(V3(P66 | W0 | L1, M_16, .imm = I_UB)),
 	[0x19] = FORMS(VST(P66 | W0 | L1, M_16, .imm = I_UB)),
 	[0x1d] = FORMS(VST(P66 | W0, M_HX, .imm = I_UB, .feat = FEAT_F16C)),
 	[0x20] = FORMS(FROM_GPR3(P66 | L0, K_D, M_1, .imm = I_UB)),
 	[0x21] = FORMS(V3(P66 | L0, M_4, .imm = I_UB)),
-	[0x22] = FORMS(FROM_GPR3(P66 | L0, K_Y, M_Y, .imm = I_UB)),
+	[0x22] = FORMS(FROM_GPR3(P66 | L0 | W0, K_Y, M_Y, .imm = I_UB),
+		       FROM_GPR3(P66 | L0 | ONLY64, K_Y, M_Y, .imm = I_UB)),
 	[0x38] = FORMS(V3(P66 | W0 | L1, M_16, .imm = I_UB, AVX2)),
 	[0x39] = FORMS(VST(P66 | W0 | L1, M_16, .imm = I_UB, AVX2)),
 	[0x40] = FORMS(V3(P66, M_X, .imm = I_UB)),
