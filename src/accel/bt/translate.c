@@ -46,6 +46,7 @@ enum flags_at { FLAGS_HW, FLAGS_SLOT, FLAGS_DEAD };
 /* The operation at the end of a memory access; T0 holds the host address. */
 enum mop {
 	MOP_COPY,        /* the instruction itself */
+	MOP_BITTEST,     /* the instruction with its bit offset, reduced to the operand, in spill[1] */
 	MOP_LOAD_T0,     /* T0 <- [T0] */
 	/* pushes: rsp goes down after the store, before a commit may leave the block */
 	MOP_PUSH_REG,    /* [T0] <- guest register .arg */
@@ -135,6 +136,8 @@ static enum place place_of(const struct tr *t, const struct insn *in)
 		return stack ? IN_BODY : IN_SYS;
 	case OP_POP_RM:
 		return stack && !in->mem ? IN_BODY : IN_SYS;
+	case OP_BITTEST_MEM_REG:
+		return t->wide && in->opsize >= 4 ? IN_BODY : IN_SYS;
 	case OP_JCC: case OP_JMP:
 		return near ? IN_END : IN_SYS;
 	case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
@@ -301,7 +304,7 @@ static void find_groups(struct tr *t)
 
 		if (place_of(t, in) == IN_SYS)
 			break;
-		if (in->mem && in->mem_size && in->op != OP_LEA && in->op != OP_NOP) {
+		if (in->mem && in->mem_size && in->op != OP_LEA && in->op != OP_NOP && in->op != OP_BITTEST_MEM_REG) {
 			unsigned base = in->base == INSN_RIP_REL ? BASE_RIP : in->base;
 			int64_t disp = in->base == INSN_RIP_REL ? in->disp + t->offs[i + 1] : in->disp;
 
@@ -677,6 +680,11 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 	case MOP_COPY:
 		emit_copy(t, o, c->in, c->disp, c->flags_in_slot);
 		break;
+	case MOP_BITTEST:
+		e_load_gs(o, T1, CPU_OFF(spill[1]));
+		enc_emit(o, &(struct enc){ .lock = c->in->lock, .w = c->in->opsize == 8, .map = 1, .opcode = c->in->opcode, .reg = T1,
+					   .kind = RM_BASE, .base = T0 });
+		break;
 	case MOP_LOAD_T0:
 		e_rm(o, w, 0x8b, T0, T0, c->disp);
 		break;
@@ -859,6 +867,30 @@ static void emit_mem_copy(struct tr *t, const struct insn *in)
 	if (restore || (in->flags_written & FL_ARITH))
 		t->fs = FLAGS_HW;
 	a->next_flags_in_slot = t->fs == FLAGS_SLOT;
+}
+
+/* bt, bts, btr, btc with a bit offset in a register: the operand is the one that the offset selects. */
+static void emit_bittest(struct tr *t, const struct insn *in)
+{
+	struct out *o = &t->hot;
+	unsigned size = in->opsize, bits = size * 8;
+	bool restore;
+
+	clobber_flags(t, t->live[t->cur]);
+
+	struct bt_access *a = new_access(t, NULL, size, in->mem_access, in->seg);
+
+	restore = must_restore(t, in);
+	e_rr(o, false, 0x8b, T1, use_reg(o, in->reg, T1));
+	e_ri(o, false, 4, T1, bits - 1);
+	e_store_gs(o, T1, CPU_OFF(spill[1]));
+	emit_linear(t, in, a);
+	e_rr(o, true, size == 8 ? 0x8b : 0x63, T1, use_reg(o, in->reg, T1)); /* mov or movsxd */
+	e_shift_i(o, true, 7, T1, size == 8 ? 6 : 5);
+	e_lea_sib(o, true, T0, T0, T1, size, 0);
+	emit_access(t, in, a, MOP_BITTEST, 0, restore);
+	t->fs = FLAGS_HW;
+	a->next_flags_in_slot = false;
 }
 
 /* T0 <- memory operand of the stack operand size */
@@ -1222,6 +1254,9 @@ static void emit_body(struct tr *t, const struct insn *in)
 		emit_pop_load(t, REG_RBP);
 		e_lea(o, t->wide, HOST_GUEST_RSP, REG_RBP, t->wide ? 8 : 4);
 		e_mov_rr(o, REG_RBP, T0);
+		return;
+	case OP_BITTEST_MEM_REG:
+		emit_bittest(t, in);
 		return;
 	default:
 		break;
