@@ -88,7 +88,7 @@ static void compat_only(void)
 {
 	compat(c_into);
 	check(trap.hit && trap.vector == V_OF && trap.cs == KCS32 && trap.ip == (ulong)c_into + 5,
-	      "#OF: into with OF", "vector %u cs %#lx ip %+ld", trap.vector, trap.cs, trap.ip - (ulong)c_into);
+	      "#OF: into with OF", "vector %u cs %#lx ip %ld", trap.vector, trap.cs, trap.ip - (ulong)c_into);
 	ulong r = compat(c_into_not);
 	check(!trap.hit && r == 77, "#OF: into without OF", "vector %u", trap.vector);
 	compat(c_bound);

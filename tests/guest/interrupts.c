@@ -165,32 +165,32 @@ static void windows(void)
 #define PENDING() (reset_log(), self(0x61), (void)wait_for(apic_bit(APIC_IRR, 0x61)))
 	PENDING();
 	__asm__ volatile("sti; nop; 1: nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: one instruction runs first"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti: one instruction runs first"), "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("sti; cli; nop; nop" ::: "memory");
 	check_eq(n("sti: followed by cli, nothing is taken"), count, 0);
 	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	PENDING();
 	__asm__ volatile("sti; sti; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: a second one casts no shadow"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti: a second one casts no shadow"), "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("pushfq; orq $0x200, (%%rsp); popfq; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory", "cc");
-	check(count == 1 && log_ip[0] == want, n("popf: taken right after it"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("popf: taken right after it"), "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("sti; jmp 1f; ud2; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: the jump runs, taken at its target"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti: the jump runs, taken at its target"), "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("mov %%rsp, %%rax; pushq %1; pushq %%rax; pushq $0x202; pushq %2; lea 1f(%%rip), %%rax; push %%rax; iretq; 1: nop; cli;"
 			 "lea 1b(%%rip), %0" : "=r"(want) : "r"((ulong)KDS), "r"((ulong)KCS) : "rax", "memory", "cc");
-	check(count == 1 && log_ip[0] == want, n("iret: taken before the first instruction"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("iret: taken before the first instruction"), "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	ulong ss;
 	__asm__ volatile("mov %%ss, %1; sti; mov %1, %%ss; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want), "=r"(ss)::"memory");
 	check(count == 1 && (log_ip[0] == want || log_ip[0] == want + 1), n("sti, mov ss: taken after it or one later"),
-	      "count %u at %+ld", count, log_ip[0] - want);
+	      "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("sti; hlt; 1: cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti, hlt: wakes, saved RIP after the hlt"), "count %u at %+ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti, hlt: wakes, saved RIP after the hlt"), "count %u at %ld", count, log_ip[0] - want);
 	/* in a loop without any other instruction */
 	PENDING();
 	__asm__ volatile("sti; xor %%eax, %%eax; 1: inc %%eax; cmpl $0, %0; je 1b; cli" ::"m"(count) : "rax", "memory", "cc");

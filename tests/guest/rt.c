@@ -422,13 +422,23 @@ u64 *pml4_clone(void)
 	return memcpy(page_alloc(), boot_pml4, PAGE);
 }
 
-ulong user_run_flags(const void *fn, ulong a, ulong b, ulong flags)
+static ulong user_run_cs(const void *fn, ulong a, ulong b, ulong flags, ulong cs)
 {
-	extern ulong user_enter(const void *fn, ulong a, ulong b, ulong flags, ulong stack);
+	extern ulong user_enter(const void *fn, ulong a, ulong b, ulong flags, ulong stack, ulong cs);
 
 	trap_begin();
-	user_enter(fn, a, b, flags | 2, (ulong)user_stack + USTACK_SIZE - 64);
+	user_enter(fn, a, b, flags | 2, (ulong)user_stack + USTACK_SIZE - 64, cs);
 	return trap.regs.ax;
+}
+
+ulong user_run_flags(const void *fn, ulong a, ulong b, ulong flags)
+{
+	return user_run_cs(fn, a, b, flags, UCS);
+}
+
+ulong user32_run(const void *fn, ulong a, ulong b, ulong flags)
+{
+	return user_run_cs(fn, a, b, flags, UCS32);
 }
 
 ulong user_run(const void *fn, ulong a, ulong b)

@@ -411,6 +411,8 @@ void trap_ist(bool on);
  */
 ulong user_run(const void *fn, ulong a, ulong b);
 ulong user_run_flags(const void *fn, ulong a, ulong b, ulong flags);
+/** user32_run() - the same with 32-bit code; @a in edi, @b in esi */
+ulong user32_run(const void *fn, ulong a, ulong b, ulong flags);
 /* code of CPL 3: the common end */
 #define USER_RET() __asm__ volatile("int $0x40" ::: "memory")
 #define USTACK_SIZE 8192

@@ -120,7 +120,7 @@ trap_common:
 	addq $16, %rsp
 	iretq
 
-/* ulong user_enter(fn, a, b, flags, stack): see user_run_flags() */
+/* ulong user_enter(fn, a, b, flags, stack, cs): see user_run_flags() */
 	.globl user_enter
 user_enter:
 	pushq %rbx
@@ -135,8 +135,13 @@ user_enter:
 	pushq $UDS
 	pushq %r8
 	pushq %rcx
-	pushq $UCS
-	pushq %rdi
+	pushq %r9
+	cmpl $UCS32, %r9d
+	jne 2f
+	movl $UDS, %eax
+	movl %eax, %ds
+	movl %eax, %es
+2:	pushq %rdi
 	movq %rsi, %rdi
 	movq %rdx, %rsi
 	xorl %eax, %eax
