@@ -186,6 +186,7 @@ struct bt_cpu {
 	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
 	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
 	bool halted, wait_sipi, nmi_masked;
+	bool no_step;            /* the last instruction entered a handler: no single-step trap after it */
 
 	/* exception in flight, see bt_raise() */
 	struct {
