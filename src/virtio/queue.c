@@ -91,7 +91,6 @@ void virtq_clear(struct virtq *vq)
 	vq->enabled = vq->running = vq->stopping = false;
 	atomic_store(&vq->vector, VIRTQ_NO_VECTOR);
 	vq->last_avail = vq->used_idx = vq->signalled_used = 0;
-	vq->signalled_valid = false;
 }
 
 int virtq_start(struct virtq *vq, uint64_t features, struct err *err)
@@ -269,18 +268,17 @@ void virtq_signal(struct virtq *vq)
 	uint16_t old = vq->signalled_used, now = vq->used_idx;
 	bool wanted;
 
-	if (!vq->running || (vq->signalled_valid && old == now))
+	if (!vq->running || old == now)
 		return;
 	atomic_thread_fence(memory_order_seq_cst);
 	if (vq->event_idx) {
 		uint16_t event = load16(used_event_of(vq));
 
-		wanted = !vq->signalled_valid || vring_need_event(event, now, old);
+		wanted = vring_need_event(event, now, old);
 	} else {
 		wanted = !(load16(vq->avail + AVAIL_FLAGS) & VRING_AVAIL_F_NO_INTERRUPT);
 	}
 	vq->signalled_used = now;
-	vq->signalled_valid = true;
 	if (wanted)
 		virtio_queue_interrupt(vq->dev, atomic_load(&vq->vector));
 }
@@ -330,7 +328,6 @@ void virtq_save(struct virtq *vq, struct snap_writer *w)
 	snap_put_u16(w, vq->last_avail);
 	snap_put_u16(w, vq->used_idx);
 	snap_put_u16(w, vq->signalled_used);
-	snap_put_u8(w, vq->signalled_valid);
 }
 
 int virtq_load(struct virtq *vq, struct snap_reader *r, unsigned vector_count, struct err *err)
@@ -348,7 +345,6 @@ int virtq_load(struct virtq *vq, struct snap_reader *r, unsigned vector_count, s
 	vq->last_avail = snap_get_u16(r);
 	vq->used_idx = snap_get_u16(r);
 	vq->signalled_used = snap_get_u16(r);
-	vq->signalled_valid = snap_get_u8(r);
 	if (vector != VIRTQ_NO_VECTOR && vector >= vector_count)
 		return err_set(err, EBADMSG, "queue %u: vector %u of %u", vq->index, vector, vector_count);
 	atomic_store(&vq->vector, vector);

@@ -43,7 +43,6 @@ struct virtq {
 	uint16_t last_avail; /* next entry of the available ring */
 	uint16_t used_idx;
 	uint16_t signalled_used; /* used_idx when the driver was last told */
-	bool signalled_valid;
 	unsigned inflight; /* chains taken and not given back */
 };
 
