@@ -150,9 +150,12 @@ static inline void sys_need_umip(struct bt_cpu *cpu)
 		sys_gp(cpu, 0);
 }
 
-/** sys_event() - make the run loop look for interrupts before the next block */
-static inline void sys_event(struct bt_cpu *cpu)
+/* The run loop looks at the local APIC's interrupts by itself, but at NMIs only when told to. */
+static inline void sys_unmask_nmi(struct bt_cpu *cpu)
 {
+	if (!cpu->nmi_masked)
+		return;
+	cpu->nmi_masked = false;
 	atomic_fetch_or_explicit(&cpu->pending, PENDING_EVENT, memory_order_relaxed);
 }
 
@@ -321,6 +324,7 @@ sys_fn sys_maskmov, sys_vmaskmov, sys_gather;
 bool sys_host_amd(void);
 bool sys_guest_has(enum insn_feature feature);
 uint32_t sys_mxcsr_mask(void);
+uint32_t sys_xcr0_max(void);      /* what XCR0 may be at most: 7, or 3 without AVX */
 uint32_t sys_signature(void); /* CPUID.1:EAX */
 
 #endif

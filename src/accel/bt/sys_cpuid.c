@@ -194,6 +194,11 @@ bool sys_guest_has(enum insn_feature feature)
 	return host.features >> feature & 1;
 }
 
+uint32_t sys_xcr0_max(void)
+{
+	return host.features >> FEAT_AVX & 1 ? 7 : 3;
+}
+
 uint32_t sys_mxcsr_mask(void)
 {
 	return host.mxcsr_mask;

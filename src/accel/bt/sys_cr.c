@@ -103,7 +103,6 @@ static void write_cr8(struct bt_cpu *cpu, uint64_t val)
 		sys_gp(cpu, 0);
 	cpu->st.cr8 = val;
 	lapic_set_cr8(cpu->lapic, val);
-	sys_event(cpu);
 }
 
 uint64_t sys_mov_cr(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
@@ -287,12 +286,11 @@ uint64_t sys_xgetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 uint64_t sys_xsetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	uint64_t val = (uint32_t)cpu->st.regs[REG_RAX] | cpu->st.regs[REG_RDX] << 32;
-	uint64_t valid = sys_guest_has(FEAT_AVX) ? 7 : 3;
 
 	if (!(cpu->st.cr4 & CR4_OSXSAVE))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
-	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~valid) || !(val & 1) || (val & 6) == 4)
+	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~(uint64_t)sys_xcr0_max()) || !(val & 1) || (val & 6) == 4)
 		sys_gp(cpu, 0);
 	cpu->st.xcr0 = val;
 	bt_update_key(cpu);

@@ -48,7 +48,7 @@ uint64_t sys_syscall(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 uint64_t sys_sysret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	uint16_t sel = cpu->st.msr_star >> 48;
-	uint64_t rcx = cpu->st.regs[REG_RCX], old = cpu->st.rflags;
+	uint64_t rcx = cpu->st.regs[REG_RCX];
 	bool to_64 = in->opsize == 8;
 
 	if (!(cpu->st.efer & EFER_SCE) || sys_real_mode(cpu) || (!bt_64bit(cpu) && !sys_host_amd()))
@@ -66,8 +66,6 @@ uint64_t sys_sysret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		sys_set_flat(&cpu->st.segs[SEG_CS], sel | 3, CS32_ATTR | DPL3);
 	sys_set_flat(&cpu->st.segs[SEG_SS], (sel + 8) | 3, SS_ATTR | DPL3);
 	cpu->cpl = 3;
-	if ((cpu->st.rflags & ~old) & FL_IF)
-		sys_event(cpu);
 	bt_update_key(cpu);
 	return to_64 ? rcx : (uint32_t)rcx;
 }

@@ -50,11 +50,6 @@ static void host_xrstor(const void *p, uint32_t mask)
 	__asm__ volatile("xrstor64 %0" : : "m"(*(const struct image *)p), "a"(mask), "d"(0));
 }
 
-static uint32_t host_mask(void)
-{
-	return sys_guest_has(FEAT_AVX) ? 7 : 3;
-}
-
 static void clear_pointers(uint8_t *p)
 {
 	put_le16(p + 6, 0);
@@ -78,7 +73,7 @@ uint8_t *sys_fpu_image(struct bt_cpu *cpu)
 		bt_fill(p + 160, 0, 256);
 	if (!(bv & 4))
 		bt_fill(p + OFF_AVX, 0, 256);
-	put_le64(p + OFF_XSTATE_BV, host_mask());
+	put_le64(p + OFF_XSTATE_BV, sys_xcr0_max());
 	return p;
 }
 
@@ -188,13 +183,13 @@ static void load_narrow(const struct image *img, uint32_t mask)
 
 	bt_fill(&upper, 0, sizeof(upper));
 	bt_fill(&all, 0, sizeof(all));
-	host_xsave(&upper, host_mask());
+	host_xsave(&upper, sys_xcr0_max());
 	host_xrstor(img, mask);
-	host_xsave(&all, host_mask());
+	host_xsave(&all, sys_xcr0_max());
 	bt_copy(all.b + OFF_XMM8, upper.b + OFF_XMM8, OFF_XMM_END - OFF_XMM8);
 	bt_copy(all.b + OFF_YMM8, upper.b + OFF_YMM8, IMAGE_MAX - OFF_YMM8);
-	all.b[OFF_XSTATE_BV] |= host_mask() & 6;
-	host_xrstor(&all, host_mask());
+	all.b[OFF_XSTATE_BV] |= sys_xcr0_max() & 6;
+	host_xrstor(&all, sys_xcr0_max());
 }
 
 uint64_t sys_xrstor(struct bt_cpu *cpu, const struct insn *in, uint64_t next)

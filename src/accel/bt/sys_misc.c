@@ -51,7 +51,6 @@ uint64_t sys_hlt(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	sys_need_cpl0(cpu);
 	cpu->halted = true;
-	sys_event(cpu);
 	return next;
 }
 
@@ -70,7 +69,6 @@ uint64_t sys_sti(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (!(cpu->st.rflags & FL_IF)) {
 		cpu->st.rflags |= FL_IF;
 		cpu->int_shadow = true;
-		sys_event(cpu);
 		bt_update_key(cpu);
 	}
 	return next;

@@ -167,7 +167,7 @@ void bt_update_key(struct bt_cpu *cpu)
 		key |= KEY_AC;
 	}
 	if ((st->cr0 & (CR0_EM | CR0_TS)) || (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
-	    st->xcr0 != 7 || sys_real_mode(cpu))
+	    st->xcr0 != sys_xcr0_max() || sys_real_mode(cpu))
 		key |= KEY_FPU;
 	if ((st->rflags & FL_TF) || cpu->int_shadow)
 		key |= KEY_ONE;

@@ -193,9 +193,8 @@ uint64_t sys_popf(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	val = sys_pop(cpu, &s, in->opsize);
 	sys_stack_commit(cpu, &s);
 	cpu->st.rflags = ((old & ~change) | (val & change)) & ~(uint64_t)FL_RF;
-	if ((old ^ cpu->st.rflags) & (FL_TF | FL_AC | FL_IF)) {
+	if ((old ^ cpu->st.rflags) & (FL_TF | FL_AC)) {
 		bt_update_key(cpu);
-		sys_event(cpu);
 	}
 	return next;
 }

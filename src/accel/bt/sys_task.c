@@ -186,7 +186,5 @@ uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how
 	}
 	if (t.ip > cpu->st.segs[SEG_CS].limit)
 		sys_gp(cpu, ext);
-	if (cpu->st.rflags & FL_IF)
-		sys_event(cpu);
 	return t.ip;
 }
