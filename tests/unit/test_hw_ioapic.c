@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* I/O APIC: edge and level, remote IRR and EOI, masks, save and load. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
 #include "hw_fake.h"
 
 #include "hw/ioapic.h"

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PIT: counting, latches, modes, gate and output of channel 2, interrupts, save and load. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
 #include "hw_fake.h"
 
 #include "hw/pit.h"

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Serial port: interrupts, FIFO, loopback, flow control against a slow host, save and load. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
 #include "hw_fake.h"
 
 #include "hw/uart.h"
