@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* monitor: options and JSON settings. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+
+#include "base/util.h"
+#include "monitor/config.h"
+
+static struct config cfg;
+static struct err err;
+static enum config_action action;
+
+static int setup(void **state)
+{
+	return config_init(&cfg, &err);
+}
+
+static int teardown(void **state)
+{
+	config_done(&cfg);
+	return 0;
+}
+
+#define ARGS(...)                                                                                  \
+	config_parse_args(&cfg, (int)ARRAY_SIZE(((char *[]) { "eyot-vmm", __VA_ARGS__ })),         \
+			  (char *[]) { "eyot-vmm", __VA_ARGS__ }, &action, &err)
+#define JSON(text) config_parse_json(&cfg, "f", text, strlen(text), &err)
+
+static void test_sizes(void **state)
+{
+	uint64_t n;
+
+	assert_int_equal(config_parse_size("512M", &n), 0);
+	assert_true(n == MIB(512));
+	assert_int_equal(config_parse_size("2G", &n), 0);
+	assert_true(n == GIB(2));
+	assert_int_equal(config_parse_size("64k", &n), 0);
+	assert_true(n == KIB(64));
+	assert_int_equal(config_parse_size("4096", &n), 0);
+	assert_true(n == 4096);
+	assert_int_equal(config_parse_size("", &n), -EINVAL);
+	assert_int_equal(config_parse_size("-1M", &n), -EINVAL);
+	assert_int_equal(config_parse_size(" 1M", &n), -EINVAL);
+	assert_int_equal(config_parse_size("1MB", &n), -EINVAL);
+	assert_int_equal(config_parse_size("1.5G", &n), -EINVAL);
+	assert_int_equal(config_parse_size("99999999999999999999", &n), -ERANGE);
+	assert_int_equal(config_parse_size("99999999999T", &n), -ERANGE);
+}
+
+static void test_options(void **state)
+{
+	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
+			      "--memory=1G", "--disk", "a,,b,snapshot", "--disk", "c,readonly",
+			      "--console", "unix:/s", "--debug-exit", "--no-reboot", "--name",
+			      "a-b.c_1", "--log", "debug", "--accel", "bt", "--accel-debug", "x"),
+			 0);
+	assert_int_equal(action, CONFIG_RUN);
+	assert_string_equal(cfg.kernel, "k");
+	assert_string_equal(cfg.initrd, "i");
+	assert_string_equal(cfg.cmdline, "--odd");
+	assert_int_equal(cfg.cpus, 64);
+	assert_true(cfg.memory_bytes == GIB(1));
+	assert_int_equal(cfg.disk_count, 2);
+	assert_string_equal(cfg.disks[0].path, "a,b");
+	assert_true(cfg.disks[0].snapshot && !cfg.disks[0].readonly);
+	assert_true(!cfg.disks[1].snapshot && cfg.disks[1].readonly);
+	assert_int_equal(cfg.console, CONSOLE_UNIX);
+	assert_string_equal(cfg.console_path, "/s");
+	assert_true(cfg.debug_exit && cfg.no_reboot);
+	assert_string_equal(cfg.name, "a-b.c_1");
+	assert_int_equal(cfg.log, LOG_DEBUG);
+	assert_string_equal(cfg.accel_debug, "x");
+	assert_int_equal(config_check(&cfg, &err), 0);
+}
+
+static void test_defaults(void **state)
+{
+	assert_string_equal(cfg.accel, "auto");
+	assert_string_equal(cfg.cmdline, "console=ttyS0");
+	assert_int_equal(cfg.cpus, 1);
+	assert_int_equal(config_check(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "--kernel"));
+	assert_int_equal(ARGS("--cpus", "2", "--help"), 0);
+	assert_int_equal(action, CONFIG_HELP);
+	assert_int_equal(ARGS("--version"), 0);
+	assert_int_equal(action, CONFIG_VERSION);
+}
+
+static void test_bad_options(void **state)
+{
+#define BAD(want, ...)                                                                             \
+	do {                                                                                       \
+		assert_int_equal(ARGS(__VA_ARGS__), -EINVAL);                                      \
+		assert_string_equal(err.text, want);                                               \
+	} while (0)
+	BAD("option '--kernels': unknown; see --help", "--kernels", "x");
+	BAD("option '--kern': unknown; see --help", "--kern=x");
+	BAD("option '--accel_debug': unknown; see --help", "--accel_debug", "x");
+	BAD("argument 'x': not an option; see --help", "x");
+	BAD("argument '-k': not an option; see --help", "-k");
+	BAD("option '--cpus': its value is missing", "--cpus");
+	BAD("option '--no-reboot': takes no value", "--no-reboot=1");
+	BAD("cpus '0': not a number from 1 to 64", "--cpus", "0");
+	BAD("cpus '65': not a number from 1 to 64", "--cpus", "65");
+	BAD("cpus '+1': not a number from 1 to 64", "--cpus", "+1");
+	BAD("memory '1T': not from 2M to 64G", "--memory", "1T");
+	BAD("memory '1M': not from 2M to 64G", "--memory", "1M");
+	BAD("memory '5000001': not a multiple of 4K", "--memory", "5000001");
+	BAD("memory 'much': not a size such as 512M or 2G", "--memory", "much");
+	BAD("accel 'xen': not one of auto, bt, kvm", "--accel", "xen");
+	BAD("console 'file:': not one of stdio, pty, file:PATH, unix:PATH", "--console", "file:");
+	BAD("disk 'd': 'ro' is neither readonly nor snapshot", "--disk", "d,ro");
+	BAD("disk 'd': '' is neither readonly nor snapshot", "--disk", "d,");
+	BAD("disk 'd': readonly and snapshot exclude each other", "--disk", "d,readonly,snapshot");
+	BAD("disk '': must not be empty", "--disk", ",readonly");
+	BAD("kernel '': must not be empty", "--kernel", "");
+	BAD("name 'a b': only letters, digits, '.', '_' and '-'", "--name", "a b");
+	BAD("log 'loud': not one of error, warn, info, debug", "--log", "loud");
+#undef BAD
+}
+
+static void test_json(void **state)
+{
+	assert_int_equal(
+	    JSON("{\"kernel\":\"k\",\"cpus\":3,\"memory\":\"128M\",\"debug_exit\":true,"
+		 "\"no_reboot\":false,\"console\":\"file:/o\",\"accel_debug\":\"z\","
+		 "\"disks\":[\"a,readonly\",{\"file\":\"b,c\",\"snapshot\":true}]}"),
+	    0);
+	assert_int_equal(cfg.cpus, 3);
+	assert_true(cfg.memory_bytes == MIB(128));
+	assert_true(cfg.debug_exit && !cfg.no_reboot);
+	assert_int_equal(cfg.disk_count, 2);
+	assert_true(cfg.disks[0].readonly);
+	assert_string_equal(cfg.disks[1].path, "b,c");
+	assert_true(cfg.disks[1].snapshot);
+	assert_int_equal(JSON("{\"memory\":134217728}"), 0);
+}
+
+static void test_bad_json(void **state)
+{
+#define BAD(want, json)                                                                            \
+	do {                                                                                       \
+		assert_int_equal(JSON(json), -EINVAL);                                             \
+		assert_string_equal(err.text, want);                                               \
+	} while (0)
+	BAD("config 'f': unknown key 'kernels'", "{\"kernels\":\"k\"}");
+	BAD("config 'f': unknown key 'debug-exit'", "{\"debug-exit\":true}");
+	BAD("config 'f': unknown key 'disk'", "{\"disk\":\"k\"}");
+	BAD("config 'f': unknown key 'config'", "{\"config\":\"k\"}");
+	BAD("config 'f': 'debug_exit' is neither true nor false", "{\"debug_exit\":1}");
+	BAD("config 'f': 'kernel' has the wrong type", "{\"kernel\":5}");
+	BAD("config 'f': cpus '-1': not a number from 1 to 64", "{\"cpus\":-1}");
+	BAD("config 'f': 'cpus' has the wrong type", "{\"cpus\":1.5}");
+	BAD("config 'f': 'disks' is not a list", "{\"disks\":\"a\"}");
+	BAD("config 'f': disks: unknown key 'path'", "{\"disks\":[{\"path\":\"a\"}]}");
+	BAD("config 'f': disks: 'file' is missing", "{\"disks\":[{\"readonly\":true}]}");
+	BAD("config 'f': disks: 'readonly' has the wrong type",
+	    "{\"disks\":[{\"file\":\"a\",\"readonly\":1}]}");
+	BAD("config 'f': not a JSON object", "[]");
+#undef BAD
+	assert_int_equal(JSON("{\"cpus\":1,\"cpus\":2}"), -EINVAL); /* twice */
+	assert_int_equal(JSON("{"), -EINVAL);
+	assert_int_equal(JSON(""), -EINVAL);
+}
+
+static void test_options_win(void **state)
+{
+	char path[] = "/tmp/eyot-config-XXXXXX";
+	const char text[] = "{\"cpus\":3,\"kernel\":\"k\",\"disks\":[\"a\",\"b\"]}";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+	assert_int_equal(ARGS("--cpus", "5", "--disk", "c", "--config", path), 0);
+	assert_int_equal(cfg.cpus, 5);
+	assert_string_equal(cfg.kernel, "k");
+	assert_int_equal(cfg.disk_count, 1);
+	assert_string_equal(cfg.disks[0].path, "c");
+	unlink(path);
+	assert_int_equal(ARGS("--config", path), -ENOENT);
+	assert_int_equal(ARGS("--config", "/tmp"), -EINVAL);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_sizes), T(test_options),	 T(test_defaults),    T(test_bad_options),
+		T(test_json),  T(test_bad_json), T(test_options_win),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
