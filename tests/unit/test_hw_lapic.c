@@ -447,6 +447,12 @@ static void test_save_load(void **state)
 	snap_reader_init(&r, w.data, w.len - 1);
 	assert_int_equal(lapic_load(l[2], &r, &err), -EBADMSG);
 	assert_int_equal(lapic_pending(l[2]), -1);
+	w.data[26] = 1; /* vector 0 cannot be requested */
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(lapic_load(l[2], &r, &err), -EBADMSG);
+	w.data[26] = 0;
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(lapic_load(l[2], &r, &err), 0);
 	snap_writer_done(&w);
 }
 

@@ -206,6 +206,9 @@ static void test_save_load(void **state)
 		snap_reader_init(&r, w.data, cut);
 		assert_int_equal(pit_load(p, &r, &err), -EBADMSG);
 	}
+	memset(w.data + 25, 0, 4); /* channel 0: a count of zero does not exist */
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(pit_load(p, &r, &err), -EBADMSG);
 	snap_writer_done(&w);
 }
 

@@ -224,6 +224,10 @@ static void test_save_load(void **state)
 		assert_int_equal(uart_load(u, &r, &err), -EBADMSG);
 	}
 	assert_int_equal(in8(P + 5) & 1, 0);
+	assert_int_equal(w.data[24], 16); /* more in the FIFO than it holds */
+	w.data[24] = 17;
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(uart_load(u, &r, &err), -EBADMSG);
 	snap_writer_done(&w);
 }
 
