@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "base/util.h"
+#include "disk/disk.h"
 #include "hw/clock.h"
 #include "hw/kbc.h"
 #include "hw/pci.h"
@@ -19,10 +20,13 @@
 #include "hw/pvpanic.h"
 #include "hw/rtc.h"
 #include "hw/uart.h"
+#include "virtio/virtio.h"
 #include "vm/acpi.h"
 #include "vm/boot.h"
 
 #define TABLE_MAX (8 + CONFIG_DISKS_MAX)
+#define SLOT_RNG 1
+#define SLOT_DISKS 3 /* the first one's; 2 is kept for the console */
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -41,6 +45,9 @@ struct machine {
 	struct kbc *kbc;
 	struct pm *pm;
 	struct pci_host *pci;
+	struct virtio_dev *rng;
+	struct disk *disks[CONFIG_DISKS_MAX];
+	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	bool has_pvpanic, has_debug_exit;
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
@@ -157,6 +164,7 @@ DEVICE_GLUE(rtc)
 DEVICE_GLUE(kbc)
 DEVICE_GLUE(pm)
 DEVICE_GLUE(pci_host)
+DEVICE_GLUE(virtio_dev)
 #undef DEVICE_GLUE
 
 #define ROW(title, type, device)                                                                   \
@@ -164,6 +172,19 @@ DEVICE_GLUE(pci_host)
 		.name = title, .dev = device, .reset = type##_row_reset, .save = type##_row_save,  \
 		.load = type##_row_load,                                                           \
 	}
+
+static void virtio_row_quiesce(void *dev)
+{
+	virtio_dev_quiesce(dev);
+}
+
+static void add_virtio_row(struct machine *m, const char *name, struct virtio_dev *dev)
+{
+	struct vm_device row = ROW(name, virtio_dev, dev);
+
+	row.quiesce = virtio_row_quiesce;
+	m->table[m->table_count++] = row;
+}
 
 static void fill_table(struct machine *m)
 {
@@ -178,6 +199,9 @@ static void fill_table(struct machine *m)
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
+	add_virtio_row(m, "entropy source", m->rng);
+	for (unsigned i = 0; i < m->cfg->disk_count; i++)
+		add_virtio_row(m, "disk", m->blks[i]);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -206,6 +230,22 @@ static int add_platform(struct machine *m, struct err *err)
 	if (ret == 0 && m->cfg->debug_exit) {
 		ret = debug_exit_add(&vm->pio, &m->platform, err);
 		m->has_debug_exit = ret == 0;
+	}
+	return ret;
+}
+
+static int add_virtio(struct machine *m, struct loop *loop, struct err *err)
+{
+	const struct virtio_env env = { .mem = &m->vm->mem, .pci = m->pci, .loop = loop };
+	int ret = virtio_rng_new(&env, SLOT_RNG, &m->rng, err);
+
+	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++) {
+		const struct config_disk *d = &m->cfg->disks[i];
+		const struct disk_options opt = { .readonly = d->readonly, .snapshot = d->snapshot };
+
+		ret = disk_open(loop, d->path, &opt, &m->disks[i], err);
+		if (ret == 0)
+			ret = virtio_blk_new(&env, SLOT_DISKS + i, m->disks[i], NULL, m->cfg->cpus, &m->blks[i], err);
 	}
 	return ret;
 }
@@ -246,6 +286,8 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 		ret = vm_new(&vc, &m->vm, err);
 	if (ret == 0)
 		ret = add_platform(m, err);
+	if (ret == 0)
+		ret = add_virtio(m, loop, err);
 	if (ret < 0) {
 		machine_free(m);
 		return ret;
@@ -269,6 +311,12 @@ void machine_free(struct machine *m)
 		pvpanic_del(&m->vm->pio, &m->platform);
 	if (m->has_debug_exit)
 		debug_exit_del(&m->vm->pio, &m->platform);
+	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++) {
+		virtio_dev_free(m->blks[i]);
+		if (m->disks[i])
+			disk_close(m->disks[i]);
+	}
+	virtio_dev_free(m->rng);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);
