@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the decoder's comparison with Zydis expects: known differences, features, what is left out. */
+/* What the decoder's comparison with Zydis expects: known differences, features, what is left out.
+ */
 #ifndef EYOT_TESTS_DECODE_KNOWN_H
 #define EYOT_TESTS_DECODE_KNOWN_H
 
@@ -8,6 +9,8 @@
 #include <Zydis/Zydis.h>
 
 #include "accel/bt/decode.h"
+
+/* clang-format off */
 
 /* What is compared, as bits */
 #define DIFF_INVALID 0x001 /* valid for Zydis only */
@@ -146,6 +149,8 @@ static const struct known known[] = {
 	{ ZYDIS_MNEMONIC_VPCLMULQDQ, DIFF_FEATURE, WHY_BOTH },
 };
 
+/* clang-format on */
+
 /* Extensions that we leave out, on purpose: they are undefined instructions to the guest */
 static bool left_out(const ZydisDecodedInstruction *zi)
 {
@@ -196,6 +201,7 @@ static bool left_out(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* clang-format off */
 /* CPUID feature by Zydis's instruction sets; what is not here is part of x86-64 */
 static const uint8_t features[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ZYDIS_ISA_SET_SSE3] = FEAT_SSE3, [ZYDIS_ISA_SET_SSE3X87] = FEAT_SSE3,
@@ -222,5 +228,7 @@ static const uint8_t features[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ZYDIS_ISA_SET_AMD3DNOW] = FEAT_PREFETCHW, [ZYDIS_ISA_SET_PREFETCHWT1] = FEAT_PREFETCHW,
 	[ZYDIS_ISA_SET_PREFETCH_NOP] = FEAT_PREFETCHW,
 };
+
+/* clang-format on */
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <cmocka.h>
 
 #include "accel/bt/decode.h"
@@ -60,6 +61,7 @@ struct flow {
 	uint16_t flags_read, flags_written, flags_undef;
 };
 
+/* clang-format off */
 static const struct flow flows[] = {
 	/* widths: 8 and 16 bits keep the rest of the register, 32 bits do not */
 	{ MODE_64, "00 e1", OP_COPY, 1, 0, 0, C | A, C, 0, FL_ARITH, 0 },            /* add cl, ah */
@@ -223,6 +225,8 @@ static const struct flow flows[] = {
 	{ MODE_32, "61", OP_POPA, 4, 0, 0, SP, 0xff, 0, 0, 0 },
 };
 
+/* clang-format on */
+
 static void test_flow(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(flows); i++) {
@@ -233,9 +237,11 @@ static void test_flow(void **state)
 		    in.mem_access != f->mem_access || in.gpr_read != f->gpr_read ||
 		    in.gpr_write != f->gpr_write || in.flags_read != f->flags_read ||
 		    in.flags_written != f->flags_written || in.flags_undef != f->flags_undef)
-			fail_msg("%d-bit '%s': op %d opsize %d memory %d/%d registers %04x/%04x flags %03x/%03x/%03x",
-				 16 << f->mode, f->hex, in.op, in.opsize, in.mem_size, in.mem_access,
-				 in.gpr_read, in.gpr_write, in.flags_read, in.flags_written, in.flags_undef);
+			fail_msg("%d-bit '%s': op %d opsize %d memory %d/%d registers %04x/%04x "
+				 "flags %03x/%03x/%03x",
+				 16 << f->mode, f->hex, in.op, in.opsize, in.mem_size,
+				 in.mem_access, in.gpr_read, in.gpr_write, in.flags_read,
+				 in.flags_written, in.flags_undef);
 	}
 }
 
@@ -245,23 +251,54 @@ static void test_undefined(void **state)
 		uint8_t mode;
 		const char *hex;
 	} cases[] = {
-		{ MODE_64, "06" }, { MODE_64, "27" }, { MODE_64, "60" }, { MODE_64, "62 f1 7c 48 28 00" },
-		{ MODE_32, "62 f1 7c 48 28 00" }, { MODE_64, "82 c0 01" }, { MODE_64, "9a" },
-		{ MODE_64, "d6" }, { MODE_64, "d4 0a" }, { MODE_64, "ce" }, { MODE_64, "ea" },
-		{ MODE_64, "0f 04" }, { MODE_64, "0f 0f c0 bf" }, { MODE_64, "8f e8 78 c2 ec 0e" },
-		{ MODE_64, "0f 38 ff c0" }, { MODE_64, "fe d0" }, { MODE_64, "ff f8" }, { MODE_64, "ff d8" },
+		{ MODE_64, "06" },
+		{ MODE_64, "27" },
+		{ MODE_64, "60" },
+		{ MODE_64, "62 f1 7c 48 28 00" },
+		{ MODE_32, "62 f1 7c 48 28 00" },
+		{ MODE_64, "82 c0 01" },
+		{ MODE_64, "9a" },
+		{ MODE_64, "d6" },
+		{ MODE_64, "d4 0a" },
+		{ MODE_64, "ce" },
+		{ MODE_64, "ea" },
+		{ MODE_64, "0f 04" },
+		{ MODE_64, "0f 0f c0 bf" },
+		{ MODE_64, "8f e8 78 c2 ec 0e" },
+		{ MODE_64, "0f 38 ff c0" },
+		{ MODE_64, "fe d0" },
+		{ MODE_64, "ff f8" },
+		{ MODE_64, "ff d8" },
 		/* LOCK: needs a memory destination of an instruction that takes it */
-		{ MODE_64, "f0 01 d8" }, { MODE_64, "f0 8b 03" }, { MODE_64, "f0 3b 03" }, { MODE_64, "f0 39 03" },
-		{ MODE_64, "f0 90" }, { MODE_64, "f0 0f ba 23 05" }, { MODE_64, "f0 0f a3 03" },
-		{ MODE_64, "f0 c1 23 05" }, { MODE_64, "f0 03 03" },
+		{ MODE_64, "f0 01 d8" },
+		{ MODE_64, "f0 8b 03" },
+		{ MODE_64, "f0 3b 03" },
+		{ MODE_64, "f0 39 03" },
+		{ MODE_64, "f0 90" },
+		{ MODE_64, "f0 0f ba 23 05" },
+		{ MODE_64, "f0 0f a3 03" },
+		{ MODE_64, "f0 c1 23 05" },
+		{ MODE_64, "f0 03 03" },
 		/* VEX: no other prefixes, unused vvvv, L */
-		{ MODE_64, "66 c5 f8 28 c0" }, { MODE_64, "f3 c5 f8 28 c0" }, { MODE_64, "f0 c5 f8 28 00" },
-		{ MODE_64, "40 c5 f8 28 c0" }, { MODE_64, "c5 f0 28 c0" }, { MODE_64, "c5 fd 6e c0" },
-		{ MODE_64, "c4 e4 79 00 c0" }, { MODE_64, "c4 e2 7c f2 c1" }, { MODE_32, "c4 e1 3c 10 c1" },
-		{ MODE_32, "c4 e3 f9 16 c0 00" }, { MODE_64, "c5 f8 41 c0" },
+		{ MODE_64, "66 c5 f8 28 c0" },
+		{ MODE_64, "f3 c5 f8 28 c0" },
+		{ MODE_64, "f0 c5 f8 28 00" },
+		{ MODE_64, "40 c5 f8 28 c0" },
+		{ MODE_64, "c5 f0 28 c0" },
+		{ MODE_64, "c5 fd 6e c0" },
+		{ MODE_64, "c4 e4 79 00 c0" },
+		{ MODE_64, "c4 e2 7c f2 c1" },
+		{ MODE_32, "c4 e1 3c 10 c1" },
+		{ MODE_32, "c4 e3 f9 16 c0 00" },
+		{ MODE_64, "c5 f8 41 c0" },
 		/* gathers: destination, index and mask differ */
-		{ MODE_64, "c4 e2 75 90 04 0b" }, { MODE_64, "c4 e2 7d 90 04 1b" }, { MODE_64, "c4 e2 75 90 03" },
-		{ MODE_64, "0f 20 c8" }, { MODE_64, "44 0f 21 c0" }, { MODE_64, "8e c8" }, { MODE_64, "8c f0" },
+		{ MODE_64, "c4 e2 75 90 04 0b" },
+		{ MODE_64, "c4 e2 7d 90 04 1b" },
+		{ MODE_64, "c4 e2 75 90 03" },
+		{ MODE_64, "0f 20 c8" },
+		{ MODE_64, "44 0f 21 c0" },
+		{ MODE_64, "8e c8" },
+		{ MODE_64, "8c f0" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -312,6 +349,7 @@ struct address {
 	int64_t disp;
 };
 
+/* clang-format off */
 static const struct address addresses[] = {
 	{ MODE_64, "8b 03", REG_RBX, INSN_NO_REG, 1, SEG_DS, 8, 0 },
 	{ MODE_64, "8b 45 f8", REG_RBP, INSN_NO_REG, 1, SEG_SS, 8, -8 },
@@ -340,6 +378,8 @@ static const struct address addresses[] = {
 	{ MODE_16, "a3 88 97", INSN_NO_REG, INSN_NO_REG, 1, SEG_DS, 2, 0x9788 },
 };
 
+/* clang-format on */
+
 static void test_address(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(addresses); i++) {
@@ -348,7 +388,8 @@ static void test_address(void **state)
 
 		if (!in.mem || in.base != a->base || in.index != a->index || in.scale != a->scale ||
 		    in.seg != a->seg || in.addrsize != a->addrsize || in.disp != a->disp)
-			fail_msg("%d-bit '%s': base %d index %d scale %d seg %d address size %d disp %#lx",
+			fail_msg("%d-bit '%s': base %d index %d scale %d seg %d address size %d "
+				 "disp %#lx",
 				 16 << a->mode, a->hex, in.base, in.index, in.scale, in.seg,
 				 in.addrsize, (long)in.disp);
 	}
@@ -463,12 +504,54 @@ static void test_immediates(void **state)
 	assert_int_equal(in.imm_size, 2);
 }
 
+/* Random strings before a page that is not there: never a byte more is read, nothing else is said.
+ */
+static void test_cut(void **state)
+{
+	uint8_t *page =
+	    mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *end = page + PAGE_SIZE;
+	uint64_t r = 0x2545f4914f6cdd1d;
+
+	assert_ptr_not_equal(page, MAP_FAILED);
+	assert_int_equal(munmap(end, PAGE_SIZE), 0);
+	for (int i = 0; i < 200000; i++) {
+		enum insn_mode mode = i % 3;
+		uint8_t bytes[INSN_MAX];
+		struct insn whole, in;
+		int ret;
+
+		for (int k = 0; k < INSN_MAX; k++) {
+			r = r * 6364136223846793005u + 1442695040888963407u;
+			bytes[k] = r >> 56;
+		}
+		if (i & 4)
+			bytes[0] = 0x0f;
+		if (i & 8)
+			bytes[0] = 0xc4 + (i >> 4 & 1);
+		memset(&whole, 0xa5, sizeof(whole));
+		ret = insn_decode(mode, bytes, INSN_MAX, &whole);
+		for (size_t n = 1; n < INSN_MAX; n++) {
+			memcpy(end - n, bytes, n);
+			memset(&in, 0x5a, sizeof(in));
+			if (ret == 0 && n >= whole.len) {
+				assert_int_equal(insn_decode(mode, end - n, n, &in), 0);
+				assert_memory_equal(&in, &whole, sizeof(in));
+			} else {
+				assert_int_equal(insn_decode(mode, end - n, n, &in), -EAGAIN);
+			}
+		}
+	}
+	munmap(page, PAGE_SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_flow),	cmocka_unit_test(test_undefined),
-		cmocka_unit_test(test_length),	cmocka_unit_test(test_address),
-		cmocka_unit_test(test_fields),	cmocka_unit_test(test_immediates),
+		cmocka_unit_test(test_flow),   cmocka_unit_test(test_undefined),
+		cmocka_unit_test(test_length), cmocka_unit_test(test_address),
+		cmocka_unit_test(test_fields), cmocka_unit_test(test_immediates),
+		cmocka_unit_test(test_cut),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,111 +15,9 @@
 enum prefix_kind { PFX_NONE, PFX_REX, PFX_OPSIZE, PFX_ADDRSIZE, PFX_LOCK, PFX_REP, PFX_SEG };
 
 static const uint8_t prefix_kinds[256] = {
-	[0x26] = PFX_SEG, [0x2e] = PFX_SEG, [0x36] = PFX_SEG, [0x3e] = PFX_SEG,
-	[0x64] = PFX_SEG, [0x65] = PFX_SEG,
-	[0x66] = PFX_OPSIZE, [0x67] = PFX_ADDRSIZE,
-	[0xf0] = PFX_LOCK, [0xf2] = PFX_REP, [0xf3] = PFX_REP,
-	[0x40 ... 0x4f] = PFX_REX,
-};
-
-#define FL_NOT_CF (FL_ARITH & ~FL_CF)
-#define FL_ROT (FL_CF | FL_OF)
-#define FL_LOW (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF)
-
-struct flag_class {
-	uint16_t read, written, undef;
-};
-
-static const struct flag_class flag_classes[FC_COUNT] = {
-	[FC_ADD] = { 0, FL_ARITH, 0 },
-	[FC_ADC] = { FL_CF, FL_ARITH, 0 },
-	[FC_LOGIC] = { 0, FL_ARITH, FL_AF },
-	[FC_INC] = { 0, FL_NOT_CF, 0 },
-	[FC_MUL] = { 0, FL_ARITH, FL_SF | FL_ZF | FL_AF | FL_PF },
-	[FC_DIV] = { 0, FL_ARITH, FL_ARITH },
-	/* shifts: of an unknown count; see shift_flags() */
-	[FC_SHL] = { 0, FL_ARITH, FL_AF | FL_OF },
-	[FC_SAR] = { 0, FL_ARITH, FL_AF | FL_OF },
-	[FC_SHLD] = { 0, FL_ARITH, FL_AF | FL_OF },
-	[FC_ROT] = { 0, FL_ROT, FL_OF },
-	[FC_RC] = { FL_CF, FL_ROT, FL_OF },
-	[FC_BT] = { 0, FL_ARITH & ~FL_ZF, FL_OF | FL_SF | FL_AF | FL_PF },
-	[FC_BSF] = { 0, FL_ARITH, FL_ARITH & ~FL_ZF },
-	[FC_TZCNT] = { 0, FL_ARITH, FL_OF | FL_SF | FL_AF | FL_PF },
-	[FC_ALL] = { 0, FL_ARITH, 0 },
-	[FC_READ_ALL] = { FL_ARITH, 0, 0 },
-	[FC_ANDN] = { 0, FL_ARITH, FL_AF | FL_PF },
-	[FC_BEXTR] = { 0, FL_ARITH, FL_SF | FL_AF | FL_PF },
-	[FC_ADCX] = { FL_CF, FL_CF, 0 },
-	[FC_ADOX] = { FL_OF, FL_OF, 0 },
-	[FC_ZF] = { 0, FL_ZF, 0 },
-	[FC_DAA] = { FL_CF | FL_AF, FL_ARITH, FL_OF },
-	[FC_AAA] = { FL_AF, FL_ARITH, FL_OF | FL_SF | FL_ZF | FL_PF },
-	[FC_AAM] = { 0, FL_ARITH, FL_OF | FL_AF | FL_CF },
-	[FC_SAHF] = { 0, FL_LOW, 0 },
-	[FC_LAHF] = { FL_LOW, 0, 0 },
-	[FC_WRITE_CF] = { 0, FL_CF, 0 },
-	[FC_READ_CF] = { FL_CF, 0, 0 },
-	[FC_CMC] = { FL_CF, FL_CF, 0 },
-	[FC_READ_ZF] = { FL_ZF, 0, 0 },
-	[FC_READ_OF] = { FL_OF, 0, 0 },
-	[FC_READ_PF] = { FL_PF, 0, 0 },
-	[FC_READ_CF_ZF] = { FL_CF | FL_ZF, 0, 0 },
-};
-
-/* Flags of the conditions, by cc / 2 */
-static const uint16_t cc_flags[8] = {
-	FL_OF, FL_CF, FL_ZF, FL_CF | FL_ZF, FL_SF, FL_PF, FL_SF | FL_OF, FL_ZF | FL_SF | FL_OF,
-};
-
-#define A (1u << REG_RAX)
-#define C (1u << REG_RCX)
-#define D (1u << REG_RDX)
-#define B (1u << REG_RBX)
-#define SP (1u << REG_RSP)
-#define BP (1u << REG_RBP)
-#define SI (1u << REG_RSI)
-#define DI (1u << REG_RDI)
-
-struct implicit_set {
-	uint16_t read, write;
-};
-
-/* Writes count as reads too when the operand size is below 4. */
-static const struct implicit_set implicit_sets[G_COUNT] = {
-	[G_A_R] = { A, 0 }, [G_A_W] = { 0, A }, [G_A_RW] = { A, A }, [G_AX_RW] = { A, A },
-	[G_C_R] = { C, 0 }, [G_C_RW] = { C, C }, [G_C_W] = { 0, C },
-	[G_SP] = { SP, SP }, [G_FRAME] = { SP | BP, SP | BP },
-	[G_PUSHA] = { 0xff, SP }, [G_POPA] = { SP, 0xff },
-	[G_AD_W] = { A, A | D }, [G_AD_RW] = { A | D, A | D },
-	[G_CWD] = { A, D },
-	[G_D_R] = { D, 0 }, [G_AD_R] = { A | D, 0 }, [G_AD_R_C_W] = { A | D, C },
-	[G_MOVS] = { SI | DI, SI | DI }, [G_STOS] = { A | DI, DI }, [G_LODS] = { SI, A | SI },
-	[G_SCAS] = { A | DI, DI }, [G_INS] = { D | DI, DI }, [G_OUTS] = { D | SI, SI },
-	[G_XLAT] = { A | B, A }, [G_DI_R] = { DI, 0 },
-	[G_CX8] = { A | B | C | D, A | D },
-	[G_CPUID] = { A | C, A | B | C | D },
-	[G_ACD_R] = { A | C | D, 0 }, [G_AC_R] = { A | C, 0 },
-	[G_C_R_AD_W] = { C, A | D }, [G_ACD_W] = { 0, A | C | D }, [G_TSC_W] = { 0, A | D },
-	[G_IN_DX] = { D, A },
-	[G_SYSCALL] = { 0, C | 1u << REG_R11 }, [G_SYSRET] = { C | 1u << REG_R11, 0 },
-	[G_SYSENTER] = { 0, SP }, [G_SYSEXIT] = { C | D, SP },
-};
-
-#undef A
-#undef C
-#undef D
-#undef B
-#undef SP
-#undef BP
-#undef SI
-#undef DI
-
-static const uint8_t field_of_kind[16] = {
-	[K_NONE] = FIELD_NONE, [K_EXT] = FIELD_EXT, [K_B] = FIELD_GPR8, [K_W] = FIELD_GPR,
-	[K_D] = FIELD_GPR, [K_V] = FIELD_GPR, [K_Y] = FIELD_GPR, [K_N] = FIELD_GPR,
-	[K_VEC] = FIELD_VEC, [K_MM] = FIELD_VEC, [K_SEG] = FIELD_SEG, [K_CR] = FIELD_CR,
-	[K_DR] = FIELD_DR,
+	[0x26] = PFX_SEG,  [0x2e] = PFX_SEG, [0x36] = PFX_SEG,	  [0x3e] = PFX_SEG,
+	[0x64] = PFX_SEG,  [0x65] = PFX_SEG, [0x66] = PFX_OPSIZE, [0x67] = PFX_ADDRSIZE,
+	[0xf0] = PFX_LOCK, [0xf2] = PFX_REP, [0xf3] = PFX_REP,	  [0x40 ... 0x4f] = PFX_REX,
 };
 
 /* The bytes, and what the prefixes said */
@@ -278,7 +176,8 @@ static const struct insn_form *read_opcode(struct cursor *c, struct insn *in, bo
 			return NULL;
 		legacy = c->mode != MODE_64 && *c->p < 0xc0;
 		if (!legacy && b == 0x62) {
-			*more = false; /* EVEX */
+			*more = false; /* EVEX; the byte that told so counts */
+			c->p += c->mode != MODE_64;
 			return NULL;
 		}
 		if (!legacy) {
@@ -379,7 +278,7 @@ static bool read_mem16(struct cursor *c, struct insn *in)
 {
 	static const uint8_t bases[8] = { REG_RBX, REG_RBX, REG_RBP, REG_RBP,
 					  REG_RSI, REG_RDI, REG_RBP, REG_RBX };
-	static const uint8_t indexes[8] = { REG_RSI, REG_RDI, REG_RSI, REG_RDI,
+	static const uint8_t indexes[8] = { REG_RSI,	 REG_RDI,     REG_RSI,	   REG_RDI,
 					    INSN_NO_REG, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG };
 	uint8_t rm = c->modrm & 7;
 
@@ -430,86 +329,10 @@ static bool read_mem(struct cursor *c, struct insn *in, bool vsib)
 	return fetch(c, in->mod == 1 ? 1 : 4, true, &in->disp);
 }
 
-/* Account for a register operand: @kind has the access. */
-static inline void use_register(struct insn *in, uint8_t kind, uint8_t reg)
-{
-	unsigned int bit;
-	bool partial = false;
-
-	switch (kind & K_MASK) {
-	case K_B:
-		if (!in->rex)
-			reg &= 3;
-		partial = true;
-		break;
-	case K_W:
-		partial = true;
-		break;
-	case K_V:
-		partial = in->opsize == 2;
-		break;
-	case K_D:
-	case K_Y:
-	case K_N:
-		break;
-	default:
-		return;
-	}
-	bit = 1u << reg;
-	if (kind & WR)
-		in->gpr_write |= bit;
-	if ((kind & RD) || partial)
-		in->gpr_read |= bit;
-}
-
-/* ah, ch, dh and bh are numbers 4 to 7 without REX, of registers 0 to 3 */
-static void use_operands(const struct cursor *c, struct insn *in, const struct insn_form *f)
-{
-	if (in->has_modrm) {
-		in->reg_field = field_of_kind[f->reg & K_MASK];
-		use_register(in, f->reg, in->reg);
-		if (!in->mem) {
-			in->rm_field = field_of_kind[f->rm & K_MASK];
-			use_register(in, f->rm, in->rm);
-		} else if (in->op != OP_NOP) {
-			if (in->base < 16)
-				in->gpr_read |= 1u << in->base;
-			if (in->index < 16 && !(f->at & A_VSIB))
-				in->gpr_read |= 1u << in->index;
-		}
-	}
-	if (f->at & A_OPREG) {
-		in->opreg = (in->opcode & 7) | (c->rex << 3 & 8);
-		in->opreg_field = field_of_kind[f->vv & K_MASK];
-		use_register(in, f->vv, in->opreg);
-	} else if (f->vv) {
-		in->vvvv_field = field_of_kind[f->vv & K_MASK];
-		use_register(in, f->vv, in->vvvv);
-	}
-}
-
-static void use_implicit(struct insn *in, const struct insn_form *f)
-{
-	const struct implicit_set *g = &implicit_sets[f->impl];
-
-	in->gpr_read |= g->read;
-	in->gpr_write |= g->write;
-	if (in->opsize < 4)
-		in->gpr_read |= g->write;
-	if ((f->at & A_REP) && in->rep) {
-		/* a zero count keeps everything */
-		in->prefix = in->rep;
-		in->gpr_read |= g->write | 1u << REG_RCX;
-		in->gpr_write |= 1u << REG_RCX;
-		if (f->fl)
-			in->flags_read = FL_ARITH;
-	}
-}
-
 static uint16_t mem_bytes(const struct cursor *c, const struct insn *in, uint8_t code)
 {
-	static const uint16_t fixed[] = { [M_1] = 1, [M_2] = 2, [M_4] = 4, [M_8] = 8, [M_10] = 10,
-					  [M_16] = 16, [M_32] = 32, [M_512] = 512 };
+	static const uint16_t fixed[] = { [M_1] = 1,   [M_2] = 2,   [M_4] = 4,	 [M_8] = 8,
+					  [M_10] = 10, [M_16] = 16, [M_32] = 32, [M_512] = 512 };
 
 	switch (code) {
 	case M_V:
@@ -590,52 +413,10 @@ static bool read_imm(struct cursor *c, struct insn *in, uint8_t kind)
 	}
 }
 
-/* Flags of a shift whose count is known: a masked count of zero changes none. */
-static void shift_flags(struct insn *in, const struct insn_form *f)
-{
-	unsigned int count = f->at & A_ONE ? 1 : in->imm & (in->opsize == 8 ? 63 : 31);
-
-	if (count == 0) {
-		in->flags_read = in->flags_written = in->flags_undef = 0;
-		return;
-	}
-	if (count == 1)
-		in->flags_undef &= ~FL_OF;
-	if (f->fl == FC_SHL && count >= in->opsize * 8)
-		in->flags_undef |= FL_CF;
-	if (f->fl == FC_SHLD && count > in->opsize * 8)
-		in->flags_undef = FL_ARITH;
-}
-
-static void use_flags(struct insn *in, const struct insn_form *f)
-{
-	const struct flag_class *fc = &flag_classes[f->fl];
-
-	if (f->fl == FC_CC) {
-		in->cc = in->opcode & 15;
-		in->flags_read = cc_flags[in->cc >> 1];
-		return;
-	}
-	in->flags_read = fc->read;
-	in->flags_written = fc->written;
-	in->flags_undef = fc->undef;
-	if (!(f->at & (A_SHIFT | A_ONE | A_CL)))
-		return;
-	if (!(f->at & A_CL)) {
-		shift_flags(in, f);
-		return;
-	}
-	in->flags_read |= fc->written; /* a zero count keeps them */
-	if (f->fl == FC_SHL && in->opsize < 4)
-		in->flags_undef |= FL_CF;
-	if (f->fl == FC_SHLD && in->opsize == 2)
-		in->flags_undef = FL_ARITH;
-}
-
 /* Segment operands, control registers, nop and pause, and encodings that 64-bit code lacks. */
 static void finish_special(struct cursor *c, struct insn *in, const struct insn_form *f)
 {
-	static const uint8_t lseg[8] = { SEG_ES, 0, SEG_SS, 0, SEG_FS, SEG_GS, 0, 0 };
+	static const uint8_t lseg[8] = { [2] = SEG_SS, [4] = SEG_FS, [5] = SEG_GS };
 
 	switch (in->op) {
 	case OP_XCHG:
@@ -649,7 +430,10 @@ static void finish_special(struct cursor *c, struct insn *in, const struct insn_
 		in->seg_reg = in->opcode >> 3 & 7;
 		break;
 	case OP_LSEG:
-		in->seg_reg = in->map == 0 && in->opcode == 0xc5 ? SEG_DS : lseg[in->map == 0 ? 0 : in->opcode & 7];
+		if (in->map == 0)
+			in->seg_reg = in->opcode == 0xc5 ? SEG_DS : SEG_ES;
+		else
+			in->seg_reg = lseg[in->opcode & 7];
 		break;
 	case OP_MOV_FROM_SEG:
 	case OP_MOV_TO_SEG:
@@ -741,16 +525,19 @@ int insn_decode(enum insn_mode mode, const uint8_t *bytes, size_t avail, struct 
 		goto done;
 	in->op = f->op;
 
-	set_opsize(&c, in, f->at & OSZ_MASK);
-	in->addrsize = mode == MODE_64 ? (c.p67 ? 4 : 8) : (mode == MODE_16) != c.p67 ? 2 : 4;
 	if (in->vex && in->vvvv && !f->vv)
 		in->op = OP_INVALID;
 	if (in->vex && mode != MODE_64) {
 		in->vvvv &= 7;
 		/* W chooses among instructions there, but never 64-bit registers */
 		if (K_Y == (f->reg & K_MASK) || K_Y == (f->rm & K_MASK))
-			in->w = false, in->opsize = 4;
+			in->w = false;
 	}
+	set_opsize(&c, in, f->at & OSZ_MASK);
+	if (mode == MODE_64)
+		in->addrsize = c.p67 ? 4 : 8;
+	else
+		in->addrsize = (mode == MODE_16) != c.p67 ? 2 : 4;
 	if (!in->vex && (f->deny & C_NP))
 		in->prefix = ctx & C_66 ? 0x66 : in->rep;
 	if (in->has_modrm) {
@@ -770,12 +557,16 @@ int insn_decode(enum insn_mode mode, const uint8_t *bytes, size_t avail, struct 
 		goto short_of_bytes;
 	if (in->mem && f->mem) {
 		in->mem_size = mem_bytes(&c, in, f->mem);
-		in->mem_access = f->imm != I_MOFFS ? f->rm >> 4 :
-				 f->op == OP_MOV_MOFFS_LOAD ? MEM_READ : MEM_WRITE;
+		if (f->op == OP_MOV_MOFFS_LOAD)
+			in->mem_access = MEM_READ;
+		else if (f->op == OP_MOV_MOFFS_STORE)
+			in->mem_access = MEM_WRITE;
+		else
+			in->mem_access = f->rm / RD;
 	}
-	use_flags(in, f);
-	use_operands(&c, in, f);
-	use_implicit(in, f);
+	if (f->at & A_OPREG)
+		in->opreg = (in->opcode & 7) | (c.rex << 3 & 8);
+	insn_form_flow(f, in);
 	set_feature(in, f);
 	finish_special(&c, in, f);
 

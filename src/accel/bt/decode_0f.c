@@ -2,6 +2,8 @@
 /* The two-byte opcodes 0F xx without VEX (Intel SDM volume 2, table A-3). */
 #include "accel/bt/decode_form.h"
 
+/* clang-format off */
+
 /* MMX and SSE2 form of one integer operation */
 #define MMX_SSE(...) FORMS(MMX(NP, M_8, ##__VA_ARGS__), SSE(P66, M_16, ##__VA_ARGS__))
 #define MMX_SSE_LOW FORMS(MMX(NP, M_4), SSE(P66, M_16))

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The three-byte opcodes 0F 38 xx and 0F 3A xx without VEX (Intel SDM volume 2, tables ). */
+/* The three-byte opcodes 0F 38 xx and 0F 3A xx without VEX (Intel SDM volume 2, tables A-4, A-5).
+ */
 #include "accel/bt/decode_form.h"
+
+/* clang-format off */
 
 #define SSSE3 FORMS(MMX(NP, M_8, .feat = FEAT_SSSE3), SSE(P66, M_16, .feat = FEAT_SSSE3))
 #define SSE41(size) FORMS(SSE(P66, size, .feat = FEAT_SSE41))

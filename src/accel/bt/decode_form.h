@@ -17,6 +17,8 @@
 /* The macros of frequent forms give defaults that their last arguments override. */
 #pragma GCC diagnostic ignored "-Woverride-init"
 
+/* clang-format off */
+
 /* Context bits */
 #define C_NP (1u << 0) /* no 66, F2 or F3 */
 #define C_66 (1u << 1) /* 66 and neither F2 nor F3 */
@@ -107,7 +109,7 @@ enum form_imm {
 	I_IS4,   /* register in bits 7:4 */
 };
 
-/* What happens to the arithmetic flags: see flag_classes in decode.c */
+/* What happens to the arithmetic flags: see flag_classes in decode_flow.c */
 enum form_flags {
 	FC_NONE,
 	FC_ADD, FC_ADC, FC_LOGIC, FC_INC, FC_MUL, FC_DIV,
@@ -124,7 +126,7 @@ enum form_flags {
 	FC_COUNT
 };
 
-/* General registers used without being in the encoding: see implicit_sets in decode.c */
+/* General registers used without being in the encoding: see implicit_sets in decode_flow.c */
 enum form_implicit {
 	G_NONE,
 	G_A_R, G_A_W, G_A_RW, /* accumulator of the operand size */
@@ -181,6 +183,12 @@ struct insn_form {
 	{ cond, OP_COPY, K_VEC, K_VEC | RD, size, .unit = UNIT_SSE, .at = OSZ_Y, ##__VA_ARGS__ }
 #define SSE_ST(cond, size, ...) \
 	{ cond, OP_COPY, K_VEC, K_VEC | WR, size, .unit = UNIT_SSE, .at = OSZ_Y, ##__VA_ARGS__ }
+
+/* clang-format on */
+
+/** insn_form_flow() - fill @in's registers, register fields and flags; all else is filled already
+ */
+void insn_form_flow(const struct insn_form *f, struct insn *in);
 
 extern const struct insn_form *const insn_map_one[256];
 extern const struct insn_form insn_x87_d8[], insn_x87_d9[], insn_x87_da[], insn_x87_db[];

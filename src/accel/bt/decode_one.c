@@ -2,6 +2,8 @@
 /* The one-byte opcodes (Intel SDM volume 2, table A-2), without x87. */
 #include "accel/bt/decode_form.h"
 
+/* clang-format off */
+
 /* Six encodings of an arithmetic operation; access to the destination, flags, LOCK */
 #define ALU(o, acc, lk, flags)                                                                     \
 	[(o)] = FORMS({ ANY, OP_COPY, K_B | RD, K_B | acc, M_1, .fl = flags, .at = OSZ_B | lk }),  \

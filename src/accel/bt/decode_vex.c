@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The VEX-encoded instructions: AVX, AVX2, FMA, F16C, BMI (Intel SDM volume 2, table ). */
+/* The VEX-encoded instructions: AVX, AVX2, FMA, F16C, BMI (Intel SDM volume 2, table A-3 to A-6).
+ */
 #include "accel/bt/decode_form.h"
+
+/* clang-format off */
 
 /* Two and three operands, loads and stores; an attribute A_L2 makes 256 bits AVX2 */
 #define V2(cond, size, ...)                                                                        \

@@ -6,6 +6,8 @@
  */
 #include "accel/bt/decode_form.h"
 
+/* clang-format off */
+
 #define X87_LD(sub, size) { MEMO | SUBS(sub), OP_COPY, K_EXT, K_MM | RD, size, .unit = UNIT_X87 }
 #define X87_ST(sub, size) { MEMO | SUBS(sub), OP_COPY, K_EXT, K_MM | WR, size, .unit = UNIT_X87 }
 #define X87_FISTTP(size) { MEMO | SUB(1), OP_COPY, K_EXT, K_MM | WR, size, .unit = UNIT_X87, .feat = FEAT_SSE3 }
