@@ -186,7 +186,8 @@ struct bt_cpu {
 	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
 	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
 	bool halted, wait_sipi, nmi_masked;
-	bool no_step;            /* the last instruction entered a handler: no single-step trap after it */
+	bool no_step;            /* no debug trap after this instruction: it entered a handler or loaded SS */
+	uint8_t watch_hits;      /* data breakpoints that the instruction about to run will hit */
 
 	/* exception in flight, see bt_raise() */
 	struct {

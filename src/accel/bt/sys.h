@@ -243,9 +243,17 @@ sys_fn sys_mov_from_seg, sys_mov_to_seg, sys_lseg, sys_sgdt, sys_sidt, sys_lgdt,
 
 sys_fn sys_mov_cr, sys_mov_dr, sys_smsw, sys_lmsw, sys_clts, sys_invlpg, sys_invpcid, sys_xgetbv,
 	sys_xsetbv;
-void sys_raise_db(struct bt_cpu *cpu, uint64_t dr6_bits) __attribute__((noreturn));
 /* Also for the task switch: #GP checks are the caller's. */
 void sys_flush_for_cr3(struct bt_cpu *cpu, uint64_t cr3);
+
+/* ---- sys_debug.c ---- */
+
+_Noreturn void sys_raise_db(struct bt_cpu *cpu, uint64_t dr6_bits);
+
+static inline bool sys_debugging(const struct bt_cpu *cpu)
+{
+	return (cpu->st.rflags & FL_TF) || (cpu->st.dr7 & 0xff);
+}
 
 /* ---- sys_exc.c ---- */
 

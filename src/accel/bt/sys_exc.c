@@ -21,12 +21,6 @@ static bool is_fault(unsigned vec)
 	return vec != VEC_DB && vec != VEC_BP && vec != VEC_OF && vec != VEC_NMI && vec != VEC_DF && vec != VEC_MC;
 }
 
-void sys_raise_db(struct bt_cpu *cpu, uint64_t dr6_bits)
-{
-	cpu->st.dr6 = (cpu->st.dr6 & ~0xfull) | dr6_bits;
-	bt_raise(cpu, VEC_DB);
-}
-
 uint64_t sys_tss_stack64(struct bt_cpu *cpu, unsigned slot_offset, unsigned ext)
 {
 	const struct vcpu_seg *tr = &cpu->st.segs[SEG_TR];
@@ -72,6 +66,18 @@ static void enter_handler(struct bt_cpu *cpu, struct sys_desc *d, uint16_t sel, 
 	bt_update_key(cpu);
 }
 
+/* The frame's top is pushed first: that is where a fault hits. */
+static void push_frame(struct bt_cpu *cpu, uint64_t rsp, const uint64_t *frame, unsigned n, enum bt_kind kind)
+{
+	if ((rsp & 0xfff) + n * 8 > 0x1000) {
+		while (n-- > 0)
+			bt_st(cpu, rsp + n * 8, 8, frame[n], kind);
+		return;
+	}
+	bt_st(cpu, rsp + (n - 1) * 8, 8, frame[n - 1], kind);
+	bt_st_bytes(cpu, rsp, frame, n * 8, kind);
+}
+
 static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext, uint64_t rip,
 			 uint64_t flags)
 {
@@ -115,7 +121,7 @@ static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t
 	rsp -= n * 8;
 	if (!sys_canonical(rsp) || !sys_canonical(rsp + n * 8 - 1))
 		bt_raise_err(cpu, VEC_SS, ext);
-	bt_st_bytes(cpu, rsp, frame, n * 8, cpl == 3 ? BT_CPL : BT_SUPER);
+	push_frame(cpu, rsp, frame, n, cpl == 3 ? BT_CPL : BT_SUPER);
 	sys_desc_set_accessed(cpu, &d);
 
 	if (cpl != cpu->cpl)
@@ -285,35 +291,4 @@ uint64_t sys_into(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 uint64_t sys_int1(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	return soft_interrupt(cpu, VEC_DB, false, next);
-}
-
-/* ---- debug ---- */
-
-bool bt_debug_code(struct bt_cpu *cpu, uint64_t la)
-{
-	uint64_t dr7 = cpu->st.dr7, hit = 0;
-
-	if (cpu->st.rflags & FL_RF) {
-		cpu->st.rflags &= ~(uint64_t)FL_RF;
-		return false;
-	}
-	for (unsigned i = 0; i < 4; i++) {
-		if (!(dr7 >> (16 + i * 4) & 3) && cpu->st.dr[i] == la) {
-			hit |= 1ull << i;
-			if (dr7 >> i * 2 & 3)
-				hit |= 1ull << 63;
-		}
-	}
-	if (!(hit >> 63))
-		return false;
-	sys_raise_db(cpu, hit & 0xf);
-}
-
-void bt_debug_after(struct bt_cpu *cpu, bool tf_before)
-{
-	bool step = tf_before && !cpu->no_step;
-
-	cpu->no_step = false;
-	if (step)
-		sys_raise_db(cpu, 1u << 14);
 }

@@ -169,14 +169,8 @@ void bt_update_key(struct bt_cpu *cpu)
 	if ((st->cr0 & (CR0_EM | CR0_TS)) || (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
 	    st->xcr0 != sys_xcr0_max() || sys_real_mode(cpu))
 		key |= KEY_FPU;
-	if ((st->rflags & FL_TF) || cpu->int_shadow)
+	if (cpu->int_shadow || sys_debugging(cpu))
 		key |= KEY_ONE;
-	if (st->dr7 & 0xff) {
-		for (unsigned i = 0; i < 4; i++) {
-			if ((st->dr7 >> i * 2 & 3) && !(st->dr7 >> (16 + i * 4) & 3))
-				key |= KEY_ONE;
-		}
-	}
 	cpu->key = key;
 }
 
@@ -203,6 +197,7 @@ uint64_t sys_mov_to_seg(struct bt_cpu *cpu, const struct insn *in, uint64_t next
 	sys_load_seg(cpu, in->seg_reg, sel);
 	if (in->seg_reg == SEG_SS) {
 		cpu->int_shadow = true;
+		cpu->no_step = sys_debugging(cpu);
 		bt_update_key(cpu);
 	}
 	return next;
