@@ -43,7 +43,7 @@ static void host_timer_free(void *timer)
 
 void hw_clock_init_loop(struct hw_clock *clock, struct loop *loop)
 {
-	*clock = (struct hw_clock){
+	*clock = (struct hw_clock) {
 		.now_ns = host_now_ns,
 		.wall_ns = host_wall_ns,
 		.timer_new = host_timer_new,

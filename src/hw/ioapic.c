@@ -200,8 +200,7 @@ void ioapic_reset(struct ioapic *io)
 	unlock(io);
 }
 
-int ioapic_new(struct bus *mmio, struct lapic_set *set, struct ioapic **ret_ioapic,
-	       struct err *err)
+int ioapic_new(struct bus *mmio, struct lapic_set *set, struct ioapic **ret_ioapic, struct err *err)
 {
 	struct ioapic *io = calloc(1, sizeof(*io));
 	int ret;

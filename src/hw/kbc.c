@@ -11,14 +11,14 @@
 #define STATUS_IDLE 0x1c /* system flag, last write was a command, not inhibited */
 #define CMD_READ_OUTPUT 0xd0
 #define CMD_WRITE_OUTPUT 0xd1
-#define CMD_PULSE 0xf0    /* lower half: output lines that stay high */
+#define CMD_PULSE 0xf0 /* lower half: output lines that stay high */
 #define OUTPUT_NO_RESET 0x01
 #define OUTPUT_A20 0x02
 
 struct kbc {
 	pthread_mutex_t lock;
-	bool output_full;    /* the output port's value waits at 0x60 */
-	bool expect_output;  /* the next byte at 0x60 goes to the output port */
+	bool output_full;	/* the output port's value waits at 0x60 */
+	bool expect_output;	/* the next byte at 0x60 goes to the output port */
 	uint8_t system_control; /* port 0x92 */
 	struct bus *pio;
 	const struct platform_ops *platform;

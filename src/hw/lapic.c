@@ -5,7 +5,8 @@
  * The binary translator calls this file while the guest's vector registers
  * are live in the host's: it is built with -mgeneral-regs-only and calls
  * nothing but the accelerator's own callbacks (tests check its undefined
- * symbols). Making, saving and loading are in lapic_state.c.
+ * symbols). The timer is in lapic_timer.c, making, saving and loading in
+ * lapic_state.c.
  *
  * Invariants
  * 1. Posters set TMR before IRR (release); the owner reads IRR (acquire) and
@@ -15,8 +16,6 @@
  * 3. PPR is a function of TPR and ISR, recomputed whenever one changes. When
  *    it falls and uncovers a request, ops->kick is called: an accelerator
  *    that saw the request blocked may forget it.
- * 4. The timer counts at 1 GHz before division. It keeps the time at which
- *    the count reaches zero; the current count is derived.
  *
  * Limits: no CMCI, no EOI broadcast suppression, no remote read (reserved in
  * current processors). The APIC ID is read-only.
@@ -25,12 +24,9 @@
 
 #include "vm/mem.h"
 
-/* A periodic timer fires at most this often, so that its guest cannot keep the host's timers busy. */
-#define TIMER_PERIOD_MIN_NS 10000
-
 const uint32_t lapic_lvt_writable[LVT_COUNT] = {
-	[LVT_TIMER] = 0x700ff,   [LVT_THERMAL] = 0x107ff, [LVT_PERF] = 0x107ff,
-	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff, [LVT_ERROR] = 0x100ff,
+	[LVT_TIMER] = 0x700ff, [LVT_THERMAL] = 0x107ff, [LVT_PERF] = 0x107ff,
+	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,	[LVT_ERROR] = 0x100ff,
 };
 
 static uint32_t load32(const uint32_t *p)
@@ -230,8 +226,8 @@ static void route(struct lapic_set *set, uint32_t dest, bool logical, bool broad
 	}
 	start = __atomic_fetch_add(&set->rotate, 1, __ATOMIC_RELAXED) % set->count;
 	for (unsigned i = 0; i < set->count; i++) {
-		struct lapic *l = &set->apics[start + i < set->count ? start + i
-								     : start + i - set->count];
+		struct lapic *l =
+		    &set->apics[start + i < set->count ? start + i : start + i - set->count];
 		uint32_t ppr;
 
 		if (!l->ops || l == except || !accepts_fixed(l) ||
@@ -285,144 +281,6 @@ static void send_ipi(struct lapic *l, uint32_t icr, uint32_t dest, bool x2)
 		route(l->set, 0, false, true, shorthand == 3 ? l : NULL, mode, vector, false);
 		break;
 	}
-}
-
-/* --- timer --- */
-
-uint64_t lapic_timer_unit_ns(const struct lapic *l)
-{
-	unsigned code = (l->divide & 3) | (l->divide >> 1 & 4);
-
-	return 1ull << ((code + 1) & 7);
-}
-
-static uint32_t timer_mode(const struct lapic *l)
-{
-	return l->lvt[LVT_TIMER] & LVT_TIMER_MODE;
-}
-
-static uint64_t timer_period_ns(const struct lapic *l)
-{
-	uint64_t period = l->timer_initial * lapic_timer_unit_ns(l);
-
-	return period < TIMER_PERIOD_MIN_NS ? TIMER_PERIOD_MIN_NS : period;
-}
-
-/* Tell the accelerator the deadline that the state asks for */
-void lapic_timer_rearm(struct lapic *l)
-{
-	uint64_t at = l->timer_deadline_ns;
-
-	if (timer_mode(l) == LVT_TIMER_DEADLINE) {
-		at = 0;
-		if (l->tsc_deadline) {
-			at = l->ops->tsc_to_ns(l->opaque, l->tsc_deadline);
-			if (!at)
-				at = 1;
-		}
-	}
-	l->ops->timer_arm(l->opaque, at);
-}
-
-static void timer_post(struct lapic *l)
-{
-	uint32_t lvt = l->lvt[LVT_TIMER];
-
-	if (!(lvt & LVT_MASKED))
-		lapic_post(l, (uint8_t)lvt, false);
-}
-
-void lapic_timer_fire(struct lapic *l)
-{
-	uint64_t now, behind, period;
-
-	if (timer_mode(l) == LVT_TIMER_DEADLINE) {
-		if (!l->tsc_deadline)
-			return;
-		if (l->ops->guest_tsc(l->opaque) < l->tsc_deadline) {
-			lapic_timer_rearm(l);
-			return;
-		}
-		l->tsc_deadline = 0;
-		timer_post(l);
-		return;
-	}
-	if (!l->timer_deadline_ns)
-		return;
-	now = l->ops->now_ns(l->opaque);
-	if (now >= l->timer_deadline_ns) {
-		if (timer_mode(l) == LVT_TIMER_PERIODIC) {
-			/* Periods that passed unserved are dropped, as on a CPU that kept interrupts off. */
-			period = timer_period_ns(l);
-			behind = now - l->timer_deadline_ns;
-			l->timer_deadline_ns = now + period - behind % period;
-		} else {
-			l->timer_deadline_ns = 0;
-		}
-		timer_post(l);
-		if (!l->timer_deadline_ns)
-			return;
-	}
-	lapic_timer_rearm(l);
-}
-
-static uint32_t timer_current(const struct lapic *l)
-{
-	uint64_t now, left, unit = lapic_timer_unit_ns(l);
-
-	if (!l->timer_deadline_ns)
-		return 0;
-	now = l->ops->now_ns(l->opaque);
-	if (now < l->timer_deadline_ns) {
-		left = l->timer_deadline_ns - now;
-	} else {
-		uint64_t period = timer_period_ns(l);
-
-		if (timer_mode(l) != LVT_TIMER_PERIODIC)
-			return 0;
-		left = period - (now - l->timer_deadline_ns) % period;
-	}
-	left = (left + unit - 1) / unit;
-	return left > l->timer_initial ? l->timer_initial : (uint32_t)left;
-}
-
-static void timer_set_initial(struct lapic *l, uint32_t val)
-{
-	if (timer_mode(l) == LVT_TIMER_DEADLINE)
-		return;
-	l->timer_initial = val;
-	l->timer_deadline_ns = 0;
-	if (val) {
-		uint64_t ns = timer_mode(l) == LVT_TIMER_PERIODIC ? timer_period_ns(l)
-								  : val * lapic_timer_unit_ns(l);
-
-		l->timer_deadline_ns = l->ops->now_ns(l->opaque) + ns;
-	}
-	lapic_timer_rearm(l);
-}
-
-static void timer_set_divide(struct lapic *l, uint32_t val)
-{
-	uint32_t left = timer_current(l);
-
-	l->divide = val & DIVIDE_BITS;
-	if (!l->timer_deadline_ns)
-		return;
-	/* The count goes on from where it stands, at the new rate. */
-	l->timer_deadline_ns = l->ops->now_ns(l->opaque) + left * lapic_timer_unit_ns(l);
-	lapic_timer_rearm(l);
-}
-
-static void set_tsc_deadline(struct lapic *l, uint64_t tsc)
-{
-	if (timer_mode(l) != LVT_TIMER_DEADLINE)
-		return;
-	l->tsc_deadline = tsc;
-	if (tsc && l->ops->guest_tsc(l->opaque) >= tsc) {
-		l->tsc_deadline = 0;
-		timer_post(l);
-	}
-	lapic_timer_rearm(l);
 }
 
 /* --- registers --- */
@@ -536,7 +394,7 @@ static bool reg_read(struct lapic *l, uint32_t off, bool x2, uint32_t *ret)
 		*ret = l->timer_initial;
 		return true;
 	case APIC_TIMER_CURRENT:
-		*ret = timer_current(l);
+		*ret = lapic_timer_current(l);
 		return true;
 	case APIC_TIMER_DIVIDE:
 		*ret = l->divide;
@@ -565,10 +423,10 @@ static bool reg_write(struct lapic *l, uint32_t off, uint32_t val)
 		set_lvt(l, (off - APIC_LVT_TIMER) >> 4, val);
 		return true;
 	case APIC_TIMER_INITIAL:
-		timer_set_initial(l, val);
+		lapic_timer_set_initial(l, val);
 		return true;
 	case APIC_TIMER_DIVIDE:
-		timer_set_divide(l, val);
+		lapic_timer_set_divide(l, val);
 		return true;
 	}
 	return false;
@@ -684,7 +542,7 @@ bool lapic_msr_read(struct lapic *l, uint32_t msr, uint64_t *ret_val)
 		return true;
 	}
 	if (msr == 0x6e0) {
-		*ret_val = timer_mode(l) == LVT_TIMER_DEADLINE ? l->tsc_deadline : 0;
+		*ret_val = l->tsc_deadline; /* 0 in the other modes */
 		return true;
 	}
 	if (msr < 0x800 || msr > 0x8ff || !lapic_is_x2(l))
@@ -703,7 +561,7 @@ bool lapic_msr_write(struct lapic *l, uint32_t msr, uint64_t val)
 	if (msr == 0x1b)
 		return set_base(l, val);
 	if (msr == 0x6e0) {
-		set_tsc_deadline(l, val);
+		lapic_timer_set_deadline(l, val);
 		return true;
 	}
 	if (msr < 0x800 || msr > 0x8ff || !lapic_is_x2(l))

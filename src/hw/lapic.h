@@ -28,9 +28,10 @@ struct lapic_ops {
 	 * 0 disarms. Called on the vCPU's thread (or while it is stopped).
 	 */
 	void (*timer_arm)(void *opaque, uint64_t deadline_ns);
-	uint64_t (*now_ns)(void *opaque);                     /* CLOCK_MONOTONIC */
-	uint64_t (*guest_tsc)(void *opaque);                  /* the guest's TSC now */
-	uint64_t (*tsc_to_ns)(void *opaque, uint64_t tsc);    /* CLOCK_MONOTONIC when the guest's TSC reaches @tsc */
+	uint64_t (*now_ns)(void *opaque);    /* CLOCK_MONOTONIC */
+	uint64_t (*guest_tsc)(void *opaque); /* the guest's TSC now */
+	uint64_t (*tsc_to_ns)(void *opaque,
+			      uint64_t tsc); /* CLOCK_MONOTONIC when the guest's TSC reaches @tsc */
 	/* A level-triggered vector was completed; goes to the IOAPIC. */
 	void (*eoi)(void *opaque, uint8_t vector);
 };
@@ -40,7 +41,8 @@ int lapic_set_new(unsigned count, struct lapic_set **ret_set);
 void lapic_set_free(struct lapic_set *set);
 
 /** lapic_set_init() - give APIC @index (its APIC ID, too) its callbacks; before any use */
-struct lapic *lapic_set_init(struct lapic_set *set, unsigned index, const struct lapic_ops *ops, void *opaque);
+struct lapic *lapic_set_init(struct lapic_set *set, unsigned index, const struct lapic_ops *ops,
+			     void *opaque);
 
 /**
  * lapic_deliver() - route an interrupt message (MSI, IOAPIC or IPI)
@@ -48,7 +50,8 @@ struct lapic *lapic_set_init(struct lapic_set *set, unsigned index, const struct
  * @mode: delivery mode 0 fixed, 1 lowest priority, 2 SMI, 4 NMI, 5 INIT, 6 start-up, 7 ExtINT
  * @level: trigger mode is level
  */
-void lapic_deliver(struct lapic_set *set, uint32_t dest, bool logical, unsigned mode, uint8_t vector, bool level);
+void lapic_deliver(struct lapic_set *set, uint32_t dest, bool logical, unsigned mode,
+		   uint8_t vector, bool level);
 
 /** lapic_deliver_msi() - the same from an MSI address and data */
 void lapic_deliver_msi(struct lapic_set *set, uint64_t addr, uint32_t data);
@@ -58,7 +61,8 @@ void lapic_post_event(struct lapic *l, unsigned events, uint8_t sipi_vector);
 
 /** lapic_pending() - vector of the highest interrupt above the processor priority; -1: none */
 int lapic_pending(struct lapic *l);
-/** lapic_ack() - accept it: request becomes in-service; returns the vector, -1 when there is none (any more) */
+/** lapic_ack() - accept it: request becomes in-service; returns the vector, -1 when there is none
+ * (any more) */
 int lapic_ack(struct lapic *l);
 /** lapic_take_events() - fetch and clear pending events (of @mask) and the start-up vector */
 unsigned lapic_take_events(struct lapic *l, unsigned mask, uint8_t *ret_sipi_vector);
@@ -79,7 +83,8 @@ bool lapic_msr_write(struct lapic *l, uint32_t msr, uint64_t val);
 uint8_t lapic_get_cr8(struct lapic *l);
 void lapic_set_cr8(struct lapic *l, uint8_t cr8);
 uint64_t lapic_base(const struct lapic *l); /* IA32_APIC_BASE */
-/** lapic_takes_extint() - whether the 8259 pair's output reaches this CPU: LINT0 set to ExtINT, or APIC off */
+/** lapic_takes_extint() - whether the 8259 pair's output reaches this CPU: LINT0 set to ExtINT, or
+ * APIC off */
 bool lapic_takes_extint(const struct lapic *l);
 void lapic_reset(struct lapic *l, bool init); /* @init: by INIT: keeps the APIC ID and base */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What lapic.c (hot paths) and lapic_state.c (making, saving, loading) share. */
+/* What lapic.c and lapic_timer.c (hot paths) and lapic_state.c (making, saving, loading) share. */
 #ifndef EYOT_HW_LAPIC_PRIV_H
 #define EYOT_HW_LAPIC_PRIV_H
 
@@ -77,8 +77,9 @@ struct lapic {
 	uint64_t isr[4];
 	uint32_t tpr, esr, icr, icr2, divide;
 	uint32_t timer_initial;
-	uint64_t timer_deadline_ns; /* counter reaches zero; 0: stopped (one-shot and periodic mode) */
-	uint64_t tsc_deadline;      /* 0: disarmed */
+	uint64_t
+	    timer_deadline_ns; /* counter reaches zero; 0: stopped (one-shot and periodic mode) */
+	uint64_t tsc_deadline; /* 0: disarmed */
 	/* constant */
 	uint32_t id;
 	const struct lapic_ops *ops;
@@ -96,14 +97,18 @@ extern const uint32_t lapic_lvt_writable[LVT_COUNT];
 
 void lapic_update_ppr(struct lapic *l);
 void lapic_timer_rearm(struct lapic *l);
-uint64_t lapic_timer_unit_ns(const struct lapic *l); /* nanoseconds of one count */
+uint32_t lapic_timer_current(const struct lapic *l);
+void lapic_timer_set_initial(struct lapic *l, uint32_t val);
+void lapic_timer_set_divide(struct lapic *l, uint32_t val);
+void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc); /* IA32_TSC_DEADLINE */
 
 static inline bool lapic_is_x2(const struct lapic *l)
 {
 	return (__atomic_load_n(&l->base, __ATOMIC_RELAXED) & APIC_BASE_MODE) == APIC_BASE_MODE;
 }
 
-/* x2APIC logical ID: cluster in the upper half, one bit in the lower (SDM 3A, "Logical Destination Mode in x2APIC Mode") */
+/* x2APIC logical ID: cluster in the upper half, one bit in the lower (SDM 3A, "Logical Destination
+ * Mode in x2APIC Mode") */
 static inline uint32_t lapic_x2_ldr(uint32_t id)
 {
 	return (id >> 4) << 16 | 1u << (id & 15);

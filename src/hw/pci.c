@@ -155,7 +155,8 @@ static uint32_t read_locked(struct pci_host *host, unsigned slot, unsigned off, 
 	for (unsigned i = 0; i < size; i++) {
 		uint8_t byte = dev->config[off + i];
 
-		if (off + i == PCI_REG_STATUS && __atomic_load_n(&dev->intx_level, __ATOMIC_RELAXED))
+		if (off + i == PCI_REG_STATUS &&
+		    __atomic_load_n(&dev->intx_level, __ATOMIC_RELAXED))
 			byte |= STATUS_INTERRUPT;
 		val |= (uint32_t)byte << (8 * i);
 	}
@@ -412,7 +413,7 @@ int pci_add_bar(struct pci_dev *dev, unsigned idx, uint64_t size, unsigned flags
 	if (ret < 0)
 		goto out;
 	bar = &dev->bars[idx];
-	*bar = (struct pci_bar){
+	*bar = (struct pci_bar) {
 		.size = size, .initial = addr, .flags = flags, .ops = ops, .opaque = opaque
 	};
 	mask = ~(size - 1);
@@ -458,7 +459,8 @@ out:
 static void dev_reset_locked(struct pci_dev *dev)
 {
 	for (unsigned i = 0; i < sizeof(dev->initial); i++)
-		dev->config[i] = (dev->config[i] & ~dev->wmask[i]) | (dev->initial[i] & dev->wmask[i]);
+		dev->config[i] =
+		    (dev->config[i] & ~dev->wmask[i]) | (dev->initial[i] & dev->wmask[i]);
 	pci_msix_reset(dev);
 	config_changed(dev);
 }
@@ -511,8 +513,8 @@ int pci_dev_load(struct pci_dev *dev, struct snap_reader *r, struct err *err)
 		ret = err_set(err, EBADMSG, "saved state is of another device");
 	if (!ret)
 		for (unsigned i = 0; i < sizeof(config); i++)
-			dev->config[i] = (dev->config[i] & ~dev->wmask[i]) |
-					 (config[i] & dev->wmask[i]);
+			dev->config[i] =
+			    (dev->config[i] & ~dev->wmask[i]) | (config[i] & dev->wmask[i]);
 	else
 		dev_reset_locked(dev);
 	config_changed(dev);
@@ -528,7 +530,8 @@ int pci_dev_load(struct pci_dev *dev, struct snap_reader *r, struct err *err)
 int pci_host_new(struct bus *pio, struct bus *mmio, const struct irq_sink *irq,
 		 const struct platform_ops *platform, struct pci_host **ret_host, struct err *err)
 {
-	static const struct pci_ids bridge_ids = { .vendor = 0x1b36, .device = 0x0008,
+	static const struct pci_ids bridge_ids = { .vendor = 0x1b36,
+						   .device = 0x0008,
 						   .class_code = 0x060000 };
 	struct pci_host *host = calloc(1, sizeof(*host));
 	int ret;

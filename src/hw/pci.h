@@ -74,12 +74,13 @@ struct pci_dev_ops {
 	void (*config_read)(struct pci_dev *dev, unsigned off, unsigned size);
 	/* After the guest's write went through the masks */
 	void (*config_written)(struct pci_dev *dev, unsigned off, unsigned size);
-	/* After MSI-X enable, function mask or an entry changed; under the MSI-X lock, not always the host's: note it only */
+	/* After MSI-X enable, function mask or an entry changed; under the MSI-X lock, not always
+	 * the host's: note it only */
 	void (*msix_changed)(struct pci_dev *dev);
 };
 
 struct pci_bar {
-	uint64_t size;    /* bytes, a power of two; 0: none (or upper half of a 64-bit BAR) */
+	uint64_t size;	  /* bytes, a power of two; 0: none (or upper half of a 64-bit BAR) */
 	uint64_t initial; /* address given at start and by reset */
 	uint64_t mapped;  /* where it stands on the bus now */
 	bool is_mapped;
@@ -95,8 +96,8 @@ struct pci_msix_entry {
 
 struct pci_msix {
 	pthread_mutex_t lock;
-	unsigned count; /* vectors; 0: no MSI-X */
-	unsigned cap;   /* offset of the capability */
+	unsigned count;	      /* vectors; 0: no MSI-X */
+	unsigned cap;	      /* offset of the capability */
 	bool enabled, masked; /* message control bits, mirrored */
 	struct pci_msix_entry *table;
 	uint64_t pending[PCI_MSIX_MAX / 64];
@@ -109,17 +110,17 @@ struct pci_dev {
 	unsigned slot;
 	const struct pci_dev_ops *ops; /* may be NULL */
 	uint8_t config[PCI_CONFIG_SIZE];
-	uint8_t wmask[PCI_CONFIG_SIZE];   /* bits the guest may write */
+	uint8_t wmask[PCI_CONFIG_SIZE];	  /* bits the guest may write */
 	uint8_t w1cmask[PCI_CONFIG_SIZE]; /* bits the guest clears by writing 1 */
-	uint8_t initial[256];             /* what reset restores; see pci_dev_reset() */
+	uint8_t initial[256];		  /* what reset restores; see pci_dev_reset() */
 	struct pci_bar bars[PCI_BAR_COUNT];
 	unsigned cap_end;  /* next free byte for a capability */
 	unsigned cap_last; /* the last capability, 0: none */
 	struct pci_msix msix;
-	atomic_bool master;      /* bus master enable */
-	bool intx_level;         /* what the device asks for; under the host's INTx lock */
-	bool intx_disabled;      /* mirror of the command register; under the host's INTx lock */
-	bool intx_asserted;      /* counted in the host's line; under the host's INTx lock */
+	atomic_bool master; /* bus master enable */
+	bool intx_level;    /* what the device asks for; under the host's INTx lock */
+	bool intx_disabled; /* mirror of the command register; under the host's INTx lock */
+	bool intx_asserted; /* counted in the host's line; under the host's INTx lock */
 };
 
 /**
@@ -133,15 +134,19 @@ struct pci_dev {
 int pci_host_new(struct bus *pio, struct bus *mmio, const struct irq_sink *irq,
 		 const struct platform_ops *platform, struct pci_host **ret_host, struct err *err);
 void pci_host_free(struct pci_host *host); /* after pci_dev_done() of every device */
-void pci_host_reset(struct pci_host *host); /* address register and host bridge; devices reset by their owners */
+void pci_host_reset(
+    struct pci_host *host); /* address register and host bridge; devices reset by their owners */
 void pci_host_save(struct pci_host *host, struct snap_writer *w);
 int pci_host_load(struct pci_host *host, struct snap_reader *r, struct err *err);
 
-/* Configuration accesses as the guest makes them; @off + @size must not exceed 4096, @size 1, 2 or 4. */
+/* Configuration accesses as the guest makes them; @off + @size must not exceed 4096, @size 1, 2
+ * or 4. */
 uint32_t pci_config_read(struct pci_host *host, unsigned slot, unsigned off, unsigned size);
-void pci_config_write(struct pci_host *host, unsigned slot, unsigned off, unsigned size, uint32_t val);
+void pci_config_write(struct pci_host *host, unsigned slot, unsigned off, unsigned size,
+		      uint32_t val);
 
-/** pci_intx_gsi() - interrupt line of a slot's pin (1: INTA .. 4: INTD): 16 + (slot + pin - 1) % 4 */
+/** pci_intx_gsi() - interrupt line of a slot's pin (1: INTA .. 4: INTD): 16 + (slot + pin - 1) % 4
+ */
 static inline unsigned pci_intx_gsi(unsigned slot, unsigned pin)
 {
 	return GSI_PCI_FIRST + (slot + pin - 1) % 4;
@@ -160,7 +165,8 @@ static inline unsigned pci_intx_gsi(unsigned slot, unsigned pin)
 int pci_dev_init(struct pci_dev *dev, struct pci_host *host, unsigned slot, const char *name,
 		 const struct pci_ids *ids, const struct pci_dev_ops *ops, struct err *err);
 
-/** pci_dev_done() - take its BARs off the buses and leave the slot; no callback runs afterwards from PCI */
+/** pci_dev_done() - take its BARs off the buses and leave the slot; no callback runs afterwards
+ * from PCI */
 void pci_dev_done(struct pci_dev *dev);
 
 /**
@@ -184,7 +190,8 @@ int pci_add_bar(struct pci_dev *dev, unsigned idx, uint64_t size, unsigned flags
  *
  * Return: the capability's offset in configuration space; -ENOSPC.
  */
-int pci_add_cap(struct pci_dev *dev, uint8_t id, const void *bytes, unsigned len, const void *wmask);
+int pci_add_cap(struct pci_dev *dev, uint8_t id, const void *bytes, unsigned len,
+		const void *wmask);
 
 /** pci_msix_bar_size() - bytes of a BAR that holds table and PBA of @nvectors */
 uint64_t pci_msix_bar_size(unsigned nvectors);
@@ -201,13 +208,15 @@ int pci_msix_init(struct pci_dev *dev, unsigned bar, unsigned nvectors);
 /** pci_msix_enabled() - whether the guest uses MSI-X now (else INTx) */
 bool pci_msix_enabled(struct pci_dev *dev);
 
-/** pci_msix_fire() - send @vector, or note it pending while masked; nothing while MSI-X or bus mastering is off */
+/** pci_msix_fire() - send @vector, or note it pending while masked; nothing while MSI-X or bus
+ * mastering is off */
 void pci_msix_fire(struct pci_dev *dev, unsigned vector);
 
 /** pci_msix_message() - message of @vector; false when it is masked or MSI-X is off */
 bool pci_msix_message(struct pci_dev *dev, unsigned vector, uint64_t *ret_addr, uint32_t *ret_data);
 
-/** pci_intx_set() - level of the device's INTA; has no effect on the line while disabled by the guest */
+/** pci_intx_set() - level of the device's INTA; has no effect on the line while disabled by the
+ * guest */
 void pci_intx_set(struct pci_dev *dev, bool level);
 
 /** pci_bus_master() - whether the device may access memory */

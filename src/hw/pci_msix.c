@@ -39,7 +39,8 @@ static void send_vector(struct pci_dev *dev, unsigned vector)
 		return;
 	}
 	m->pending[vector / 64] &= ~(1ull << (vector % 64));
-	/* Only writes to the interrupt range are interrupts; others would be plain memory writes, which no driver asks for. */
+	/* Only writes to the interrupt range are interrupts; others would be plain memory writes,
+	 * which no driver asks for. */
 	if (pci_bus_master(dev) && e->addr >> 20 == 0xfee)
 		irq_msi(dev->host->irq, e->addr, e->data);
 }
@@ -117,7 +118,8 @@ static void table_write32(struct pci_dev *dev, uint64_t off, uint32_t val)
 	changed(dev);
 }
 
-/* The specification allows aligned accesses of 4 and 8 bytes; others read zero and write nothing. */
+/* The specification allows aligned accesses of 4 and 8 bytes; others read zero and write nothing.
+ */
 static uint64_t table_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct pci_dev *dev = opaque;
@@ -200,7 +202,7 @@ void pci_msix_reset(struct pci_dev *dev)
 
 	pthread_mutex_lock(&m->lock);
 	for (unsigned v = 0; v < m->count; v++)
-		m->table[v] = (struct pci_msix_entry){ .ctrl = MSIX_ENTRY_MASKED };
+		m->table[v] = (struct pci_msix_entry) { .ctrl = MSIX_ENTRY_MASKED };
 	memset(m->pending, 0, sizeof(m->pending));
 	pthread_mutex_unlock(&m->lock);
 }

@@ -32,9 +32,9 @@
 
 struct chip {
 	uint8_t irr, imr, isr, elcr, elcr_mask, lines;
-	uint8_t base;     /* vector of IRQ 0, a multiple of 8 */
-	uint8_t first;    /* IRQ of the highest priority */
-	uint8_t init;     /* initialisation word expected next: 2, 3, 4; 0: none */
+	uint8_t base;  /* vector of IRQ 0, a multiple of 8 */
+	uint8_t first; /* IRQ of the highest priority */
+	uint8_t init;  /* initialisation word expected next: 2, 3, 4; 0: none */
 	bool expect_icw4, auto_eoi, rotate_aeoi, special_mask, nested;
 	bool read_isr, poll;
 };

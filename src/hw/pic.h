@@ -31,13 +31,15 @@ int pic_new(struct bus *pio, void (*intr)(void *opaque), void *opaque, struct pi
 	    struct err *err);
 void pic_free(struct pic *pic);
 
-/** pic_set_gsi() - level of a line by its GSI: 2 is ISA IRQ 0, 1 and 3..15 their own, others not here */
+/** pic_set_gsi() - level of a line by its GSI: 2 is ISA IRQ 0, 1 and 3..15 their own, others not
+ * here */
 void pic_set_gsi(struct pic *pic, unsigned gsi, bool level);
 
 /** pic_pending() - whether the output is asserted; cheap */
 bool pic_pending(const struct pic *pic);
 
-/** pic_ack() - interrupt acknowledge cycle; the vector (a spurious one when the request went away) */
+/** pic_ack() - interrupt acknowledge cycle; the vector (a spurious one when the request went away)
+ */
 int pic_ack(struct pic *pic);
 
 void pic_reset(struct pic *pic);

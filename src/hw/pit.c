@@ -23,23 +23,24 @@
 #define CHANNELS 3
 #define NS_PER_SEC 1000000000ull
 #define REFRESH_NS 15085 /* half a period of the refresh toggle */
-#define IRQ_GAP_NS 50000 /* at least this between two interrupts: bounds what a guest can ask of the host */
+#define IRQ_GAP_NS                                                                                 \
+	50000 /* at least this between two interrupts: bounds what a guest can ask of the host */
 
 enum rw { RW_LOW = 1, RW_HIGH = 2, RW_BOTH = 3 };
 
 struct channel {
 	uint8_t mode; /* 0..5 */
 	bool bcd;
-	uint8_t rw;         /* enum rw */
-	bool write_high;    /* RW_BOTH: the next byte written is the high one */
-	bool read_high;     /* RW_BOTH: the next byte read is the high one */
-	uint8_t write_low;  /* RW_BOTH: the low byte already written */
-	bool loaded;        /* a count was written since the control word */
-	uint32_t count;     /* 1..65536 */
+	uint8_t rw;	   /* enum rw */
+	bool write_high;   /* RW_BOTH: the next byte written is the high one */
+	bool read_high;	   /* RW_BOTH: the next byte read is the high one */
+	uint8_t write_low; /* RW_BOTH: the low byte already written */
+	bool loaded;	   /* a count was written since the control word */
+	uint32_t count;	   /* 1..65536 */
 	bool gate;
-	bool running;       /* counts since start_ns; else stands at held_ns */
+	bool running; /* counts since start_ns; else stands at held_ns */
 	uint64_t start_ns, held_ns;
-	uint8_t latched;    /* bytes of latch still to be read: 0, 1, 2 */
+	uint8_t latched; /* bytes of latch still to be read: 0, 1, 2 */
 	uint16_t latch;
 	bool status_latched;
 	uint8_t status;
@@ -252,8 +253,8 @@ static void latch_status(const struct pit *p, struct channel *c)
 {
 	if (c->status_latched)
 		return;
-	c->status = (uint8_t)(output(p, c) << 7 | !c->loaded << 6 | c->rw << 4 | c->mode << 1 |
-			      c->bcd);
+	c->status =
+	    (uint8_t)(output(p, c) << 7 | !c->loaded << 6 | c->rw << 4 | c->mode << 1 | c->bcd);
 	c->status_latched = true;
 }
 
@@ -278,9 +279,12 @@ static void write_control(struct pit *p, uint8_t val)
 		latch_count(p, c);
 		return;
 	}
-	*c = (struct channel){
-		.mode = (uint8_t)(mode > 5 ? mode - 4 : mode), .bcd = val & 1, .rw = (uint8_t)rw,
-		.count = 65536, .gate = c->gate,
+	*c = (struct channel) {
+		.mode = (uint8_t)(mode > 5 ? mode - 4 : mode),
+		.bcd = val & 1,
+		.rw = (uint8_t)rw,
+		.count = 65536,
+		.gate = c->gate,
 	};
 	if (!which)
 		schedule(p);
@@ -370,8 +374,7 @@ static uint64_t speaker_read(void *dev, uint64_t off, unsigned size)
 	uint64_t val;
 
 	pthread_mutex_lock(&p->lock);
-	val = p->speaker | (now_ns(p) / REFRESH_NS & 1) << 4 |
-	      (uint64_t)output(p, &p->ch[2]) << 5;
+	val = p->speaker | (now_ns(p) / REFRESH_NS & 1) << 4 | (uint64_t)output(p, &p->ch[2]) << 5;
 	pthread_mutex_unlock(&p->lock);
 	return val;
 }
@@ -393,7 +396,8 @@ void pit_reset(struct pit *p)
 {
 	pthread_mutex_lock(&p->lock);
 	for (unsigned i = 0; i < CHANNELS; i++)
-		p->ch[i] = (struct channel){ .mode = 3, .rw = RW_BOTH, .count = 65536, .gate = i != 2 };
+		p->ch[i] =
+		    (struct channel) { .mode = 3, .rw = RW_BOTH, .count = 65536, .gate = i != 2 };
 	p->speaker = 0;
 	p->periods = 0;
 	schedule(p);
@@ -513,7 +517,8 @@ int pit_load(struct pit *p, struct snap_reader *r, struct err *err)
 	if (ret < 0)
 		return ret;
 	/* what was told cannot exceed what has passed */
-	if (!valid || speaker > 3 || (ch[0].running && periods > elapsed_ticks(p, &ch[0]) / ch[0].count))
+	if (!valid || speaker > 3 ||
+	    (ch[0].running && periods > elapsed_ticks(p, &ch[0]) / ch[0].count))
 		return err_set(err, EBADMSG, "interval timer: saved state is not valid");
 	pthread_mutex_lock(&p->lock);
 	memcpy(p->ch, ch, sizeof(ch));

@@ -21,7 +21,7 @@
 #define STS_TIMER 0x0001
 #define STS_POWER_BUTTON 0x0100
 #define STS_BITS 0x8731 /* WAK, RTC, SLPBTN, PWRBTN, GBL, BM, TMR */
-#define EN_BITS 0x0721  /* RTC, SLPBTN, PWRBTN, GBL, TMR */
+#define EN_BITS 0x0721	/* RTC, SLPBTN, PWRBTN, GBL, TMR */
 
 #define CNT_SCI_EN 0x0001
 #define CNT_KEPT 0x1c02 /* SLP_TYP, BM_RLD */
@@ -123,7 +123,7 @@ static uint64_t pm_read(void *dev, uint64_t off, unsigned size)
 static bool write_byte(struct pm *pm, unsigned off, uint8_t val)
 {
 	unsigned shift = 8 * (off & 1);
-	uint16_t in = (uint16_t)(val << shift), keep = (uint16_t)~(0xff << shift);
+	uint16_t in = (uint16_t)(val << shift), keep = (uint16_t) ~(0xff << shift);
 
 	switch (off) {
 	case REG_STS:

@@ -27,15 +27,30 @@
 
 #define RTC_SIZE 128
 #define NS_PER_SEC 1000000000ll
-#define UIP_NS 244000           /* update in progress shows this long before a second ends */
-/* Guest time stays within what nanoseconds in 64 bits hold with room to spare: years 1900 to 2115 */
+#define UIP_NS 244000 /* update in progress shows this long before a second ends */
+/* Guest time stays within what nanoseconds in 64 bits hold with room to spare: years 1900 to 2115
+ */
 #define SEC_MIN -2208988800ll
 #define SEC_MAX 4600000000ll
 #define OFFSET_MAX_NS (INT64_MAX / 2)
 #define TIMER_MAX_NS (60 * NS_PER_SEC) /* the host's clock may be set meanwhile: look again */
 
-enum { REG_SEC, REG_SEC_ALARM, REG_MIN, REG_MIN_ALARM, REG_HOUR, REG_HOUR_ALARM,
-       REG_WDAY, REG_MDAY, REG_MONTH, REG_YEAR, REG_A, REG_B, REG_C, REG_D };
+enum {
+	REG_SEC,
+	REG_SEC_ALARM,
+	REG_MIN,
+	REG_MIN_ALARM,
+	REG_HOUR,
+	REG_HOUR_ALARM,
+	REG_WDAY,
+	REG_MDAY,
+	REG_MONTH,
+	REG_YEAR,
+	REG_A,
+	REG_B,
+	REG_C,
+	REG_D
+};
 
 #define A_UIP 0x80
 #define B_SET 0x80
@@ -53,11 +68,11 @@ struct rtc {
 	pthread_mutex_t lock;
 	uint8_t index;
 	uint8_t cmos[RTC_SIZE]; /* registers C and D, and the time bytes unless SET, are derived */
-	uint8_t flags;          /* FLAG_*, part of register C */
+	uint8_t flags;		/* FLAG_*, part of register C */
 	bool irq_level;
-	int64_t offset_ns;      /* guest time - host wall-clock time */
-	int64_t seen_sec;       /* guest second up to which update and alarm flags are settled */
-	uint64_t seen_period;   /* number of the period up to which the periodic flag is settled */
+	int64_t offset_ns;    /* guest time - host wall-clock time */
+	int64_t seen_sec;     /* guest second up to which update and alarm flags are settled */
+	uint64_t seen_period; /* number of the period up to which the periodic flag is settled */
 	struct bus *pio;
 	const struct irq_sink *irq;
 	const struct hw_clock *clock;
@@ -128,7 +143,8 @@ static void adopt_time(struct rtc *rtc, int64_t frac_ns)
 		.tm_mday = (int)decode(rtc, rtc->cmos[REG_MDAY]),
 		.tm_mon = (int)decode(rtc, rtc->cmos[REG_MONTH]) - 1,
 		.tm_year = (int)(decode(rtc, rtc->cmos[REG_YEAR]) +
-				 100 * decode(rtc, rtc->cmos[RTC_CENTURY])) - 1900,
+				 100 * decode(rtc, rtc->cmos[RTC_CENTURY])) -
+			   1900,
 	};
 	int64_t sec = timegm(&tm); /* every byte's range is small: no overflow */
 
@@ -228,7 +244,9 @@ static void schedule(struct rtc *rtc)
 	}
 	if (b & FLAG_PERIODIC && period_ticks(rtc)) {
 		at = (uint64_t)(((unsigned __int128)(rtc->seen_period + 1) * period_ticks(rtc) *
-					 NS_PER_SEC + 32767) / 32768);
+				     NS_PER_SEC +
+				 32767) /
+				32768);
 		wait = min_u64(wait, at > now ? at - now : 1);
 		wanted = true;
 	}

@@ -20,7 +20,7 @@ struct rtc;
  */
 int rtc_new(struct bus *pio, const struct irq_sink *irq, const struct hw_clock *clock,
 	    uint64_t mem_low_bytes, uint64_t mem_high_bytes, struct rtc **ret_rtc, struct err *err);
-void rtc_free(struct rtc *rtc); /* loop thread */
+void rtc_free(struct rtc *rtc);	 /* loop thread */
 void rtc_reset(struct rtc *rtc); /* time and NVRAM are battery-backed and stay */
 void rtc_save(struct rtc *rtc, struct snap_writer *w);
 int rtc_load(struct rtc *rtc, struct snap_reader *r, struct err *err);

@@ -67,7 +67,7 @@ struct uart {
 	uint16_t divisor;
 	bool overrun;
 	bool thre_pending; /* the transmitter-empty interrupt waits to be seen */
-	bool tx_held;      /* the guest saw, or would see, a busy transmitter */
+	bool tx_held;	   /* the guest saw, or would see, a busy transmitter */
 	bool rx_refused;   /* the backend was told there is no room */
 	bool irq_level;
 	uint8_t fifo[FIFO_SIZE];
@@ -507,7 +507,8 @@ int uart_load(struct uart *u, struct snap_reader *r, struct err *err)
 	u->flush_armed = u->out_head != 0;
 	if (u->flush_armed)
 		u->clock->timer_arm(u->out_timer, u->clock->now_ns(u->clock->opaque));
-	/* The interrupt controller restores its own view of the line; state it once more all the same. */
+	/* The interrupt controller restores its own view of the line; state it once more all the
+	 * same. */
 	u->irq_level = u->mcr & MCR_OUT2 && identify(u) != 1;
 	irq_line(u->irq, u->gsi, u->irq_level);
 	pthread_mutex_unlock(&u->lock);

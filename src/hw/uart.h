@@ -41,7 +41,8 @@ size_t uart_can_receive(struct uart *u);
 /** uart_receive() - bytes for the guest; any thread. Return: how many were taken */
 size_t uart_receive(struct uart *u, const uint8_t *bytes, size_t len);
 
-/** uart_flush() - hand gathered output to the backend now; loop thread. Return: bytes still waiting */
+/** uart_flush() - hand gathered output to the backend now; loop thread. Return: bytes still waiting
+ */
 size_t uart_flush(struct uart *u);
 
 void uart_reset(struct uart *u);

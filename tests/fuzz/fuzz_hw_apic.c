@@ -128,12 +128,13 @@ static void step(struct fuzz_in *in)
 		vector = lapic_pending(apic);
 		assert(vector == -1 || vector >= 16);
 		assert(lapic_ack(apic) == vector);
-		assert(vector < 0 || lapic_pending(apic) == -1 || lapic_pending(apic) >> 4 > vector >> 4);
+		assert(vector < 0 || lapic_pending(apic) == -1 ||
+		       lapic_pending(apic) >> 4 > vector >> 4);
 		break;
 	case 8:
 		a = (uint32_t)fuzz_take(in, 1);
-		lapic_deliver(set, a, op & 16, (unsigned)fuzz_take(in, 1) & 7, (uint8_t)fuzz_take(in, 1),
-			      op & 32);
+		lapic_deliver(set, a, op & 16, (unsigned)fuzz_take(in, 1) & 7,
+			      (uint8_t)fuzz_take(in, 1), op & 32);
 		break;
 	case 9:
 		v = fuzz_take(in, 4);
@@ -144,7 +145,8 @@ static void step(struct fuzz_in *in)
 		bus_write(&fake.mmio, MEM_IOAPIC_BASE + 0x10, 4, fuzz_take(in, 4));
 		break;
 	case 11:
-		bus_read(&fake.mmio, MEM_IOAPIC_BASE + fuzz_take(in, 2) % 0xff8, fuzz_size(op >> 4));
+		bus_read(&fake.mmio, MEM_IOAPIC_BASE + fuzz_take(in, 2) % 0xff8,
+			 fuzz_size(op >> 4));
 		break;
 	case 12:
 		ioapic_set_line(io, (unsigned)fuzz_take(in, 1) & 31, op & 16);

@@ -26,9 +26,30 @@ static void on_line(void *chip, unsigned gsi, bool level)
 }
 
 static const uint16_t ports[] = {
-	0x40, 0x41, 0x42, 0x43, 0x61, 0x70, 0x71, 0x60, 0x64, 0x92, 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1,
-	PORT_PM_BASE, PORT_PM_BASE + 1, PORT_PM_BASE + 2, PORT_PM_BASE + 3, PORT_PM_BASE + 4,
-	PORT_PM_BASE + 5, PORT_PM_TMR, PORT_PM_TMR + 3,
+	0x40,
+	0x41,
+	0x42,
+	0x43,
+	0x61,
+	0x70,
+	0x71,
+	0x60,
+	0x64,
+	0x92,
+	0x20,
+	0x21,
+	0xa0,
+	0xa1,
+	0x4d0,
+	0x4d1,
+	PORT_PM_BASE,
+	PORT_PM_BASE + 1,
+	PORT_PM_BASE + 2,
+	PORT_PM_BASE + 3,
+	PORT_PM_BASE + 4,
+	PORT_PM_BASE + 5,
+	PORT_PM_TMR,
+	PORT_PM_TMR + 3,
 };
 
 static void load(unsigned which, const uint8_t *data, size_t len)

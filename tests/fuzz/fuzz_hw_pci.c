@@ -57,10 +57,11 @@ static void check(void)
 				       bar->mapped + bar->size <= PCI_IO_BASE + PCI_IO_SIZE);
 				pio++;
 			} else {
-				assert((bar->mapped >= MEM_PCI32_BASE &&
-					bar->mapped + bar->size <= MEM_PCI32_BASE + MEM_PCI32_SIZE) ||
-				       (bar->mapped >= MEM_PCI64_BASE &&
-					bar->mapped + bar->size <= MEM_PCI64_BASE + MEM_PCI64_SIZE));
+				assert(
+				    (bar->mapped >= MEM_PCI32_BASE &&
+				     bar->mapped + bar->size <= MEM_PCI32_BASE + MEM_PCI32_SIZE) ||
+				    (bar->mapped >= MEM_PCI64_BASE &&
+				     bar->mapped + bar->size <= MEM_PCI64_BASE + MEM_PCI64_SIZE));
 				mmio++;
 			}
 		}
@@ -128,7 +129,8 @@ static void step(struct pci_host *host, struct fuzz_in *in)
 				 (uint32_t)fuzz_take(in, size));
 		break;
 	case 7:
-		pci_config_read(host, d ? 5 : 1, (unsigned)fuzz_take(in, 2), size & 7 ? size & 7 : 4);
+		pci_config_read(host, d ? 5 : 1, (unsigned)fuzz_take(in, 2),
+				size & 7 ? size & 7 : 4);
 		break;
 	case 8: /* BARs, where they stand */
 	case 9:

@@ -94,7 +94,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	fake_init();
 	room = 1000;
-	assert(!uart_new(&fake.pio, PORT_COM1, &fake.irq, GSI_COM1, &fake.clock, &backend, &u, NULL));
+	assert(
+	    !uart_new(&fake.pio, PORT_COM1, &fake.irq, GSI_COM1, &fake.clock, &backend, &u, NULL));
 	backend.opaque = u;
 	while (in.left)
 		step(u, &in);

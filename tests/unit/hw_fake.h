@@ -59,7 +59,7 @@ static int fake_timer_new(void *opaque, void (*fn)(void *arg), void *arg, void *
 	for (unsigned i = 0; i < ARRAY_SIZE(fake.timers); i++) {
 		if (fake.timers[i].used)
 			continue;
-		fake.timers[i] = (struct fake_timer){ .fn = fn, .arg = arg, .used = true };
+		fake.timers[i] = (struct fake_timer) { .fn = fn, .arg = arg, .used = true };
 		*ret_timer = &fake.timers[i];
 		return 0;
 	}
@@ -118,13 +118,18 @@ static inline void fake_init(void)
 	memset(&fake, 0, sizeof(fake));
 	fake.now_ns = 1000000000;
 	fake.wall_ns = 1000000000ll * 1700000000; /* 2023-11-14 22:13:20 */
-	fake.clock = (struct hw_clock){
-		.now_ns = fake_now, .wall_ns = fake_wall, .timer_new = fake_timer_new,
-		.timer_arm = fake_timer_arm, .timer_free = fake_timer_free,
+	fake.clock = (struct hw_clock) {
+		.now_ns = fake_now,
+		.wall_ns = fake_wall,
+		.timer_new = fake_timer_new,
+		.timer_arm = fake_timer_arm,
+		.timer_free = fake_timer_free,
 	};
-	fake.irq = (struct irq_sink){ .line = fake_line, .msi = fake_msi };
-	fake.platform = (struct platform_ops){
-		.reset = fake_reset, .power_off = fake_power_off, .panic = fake_panic,
+	fake.irq = (struct irq_sink) { .line = fake_line, .msi = fake_msi };
+	fake.platform = (struct platform_ops) {
+		.reset = fake_reset,
+		.power_off = fake_power_off,
+		.panic = fake_panic,
 		.debug_exit = fake_exit,
 	};
 	assert((bus_init(&fake.pio)) == 0);
@@ -142,7 +147,8 @@ static inline void fake_done(void)
 	bus_done(&fake.mmio);
 }
 
-/* Let @ns pass, firing timers in order at their time; at most @max_fires of them. Returns how many fired. */
+/* Let @ns pass, firing timers in order at their time; at most @max_fires of them. Returns how many
+ * fired. */
 static inline unsigned fake_advance_max(uint64_t ns, unsigned max_fires)
 {
 	uint64_t end = fake.now_ns + ns;

@@ -274,7 +274,8 @@ static void test_base_transitions(void **state)
 	assert_false(lapic_msr_write(l[0], 0x1b, BASE | EN)); /* back to xAPIC only through off */
 	assert_int_equal(lapic_mmio_read(l[0], 0x30), 0xffffffff);
 	assert_true(lapic_msr_write(l[0], 0x1b, BASE));
-	assert_false(lapic_msr_write(l[0], 0x1b, BASE | EN | EXTD)); /* off to x2APIC: not directly */
+	assert_false(
+	    lapic_msr_write(l[0], 0x1b, BASE | EN | EXTD)); /* off to x2APIC: not directly */
 	lapic_post(l[0], 0x80, false);
 	lapic_deliver(set, 0, false, 4, 0, false);
 	assert_int_equal(lapic_pending(l[0]), -1);
@@ -295,7 +296,8 @@ static void test_x2apic(void **state)
 	assert_true(lapic_msr_write(l[0], 0x830, 19ull << 32 | 0x55));
 	assert_int_equal(lapic_pending(l[19]), 0x55);
 	assert_int_equal(rdmsr(0, 0x830), 19ull << 32 | 0x55);
-	assert_true(lapic_msr_write(l[0], 0x830, 0x1000cull << 32 | 0x856)); /* logical: 18 and 19 */
+	assert_true(
+	    lapic_msr_write(l[0], 0x830, 0x1000cull << 32 | 0x856)); /* logical: 18 and 19 */
 	assert_int_equal(lapic_pending(l[18]), 0x56);
 	assert_int_equal(lapic_pending(l[19]), 0x56);
 	assert_int_equal(lapic_pending(l[3]), -1);
@@ -475,10 +477,14 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_priority), T(test_tpr), T(test_level_eoi), T(test_software_disable),
-		T(test_icr_xapic), T(test_logical), T(test_lowest_priority), T(test_msi),
-		T(test_errors), T(test_base_transitions), T(test_x2apic), T(test_timer_oneshot),
-		T(test_timer_periodic), T(test_timer_deadline), T(test_save_load), T(test_extint),
+		T(test_priority),	 T(test_tpr),
+		T(test_level_eoi),	 T(test_software_disable),
+		T(test_icr_xapic),	 T(test_logical),
+		T(test_lowest_priority), T(test_msi),
+		T(test_errors),		 T(test_base_transitions),
+		T(test_x2apic),		 T(test_timer_oneshot),
+		T(test_timer_periodic),	 T(test_timer_deadline),
+		T(test_save_load),	 T(test_extint),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

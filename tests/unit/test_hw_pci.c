@@ -51,9 +51,11 @@ static int setup(void **state)
 
 	fake_init();
 	reg = hook_reads = hook_writes = hook_msix = 0;
-	assert_int_equal(pci_host_new(&fake.pio, &fake.mmio, &fake.irq, &fake.platform, &host, NULL), 0);
+	assert_int_equal(
+	    pci_host_new(&fake.pio, &fake.mmio, &fake.irq, &fake.platform, &host, NULL), 0);
 	assert_int_equal(pci_dev_init(&dev, host, 3, "dev", &ids, &dev_ops, NULL), 0);
-	assert_int_equal(pci_add_bar(&dev, 0, 0x4000, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &bar_ops, &dev), 0);
+	assert_int_equal(
+	    pci_add_bar(&dev, 0, 0x4000, PCI_BAR_MEM64 | PCI_BAR_PREFETCH, &bar_ops, &dev), 0);
 	assert_int_equal(pci_add_bar(&dev, 2, 0x20, PCI_BAR_IO, &bar_ops, &dev), 0);
 	assert_int_equal(pci_add_cap(&dev, PCI_CAP_ID_VENDOR, cap, sizeof(cap), cap_mask), 0x40);
 	assert_int_equal(pci_msix_init(&dev, 4, 5), 0);
@@ -133,7 +135,8 @@ static void test_init_errors(void **state)
 	assert_non_null(strstr(err.text, "slot 3"));
 	assert_int_equal(pci_dev_init(&d, host, 0, "zero", &ids, NULL, &err), -EINVAL);
 	assert_int_equal(pci_dev_init(&d, host, 32, "out", &ids, NULL, &err), -EINVAL);
-	assert_int_equal(pci_add_bar(&dev, 1, 0x1000, PCI_BAR_MEM32, &bar_ops, &dev), -EINVAL); /* upper half of 0 */
+	assert_int_equal(pci_add_bar(&dev, 1, 0x1000, PCI_BAR_MEM32, &bar_ops, &dev),
+			 -EINVAL); /* upper half of 0 */
 	assert_int_equal(pci_add_bar(&dev, 5, 0x1000, PCI_BAR_MEM64, &bar_ops, &dev), -EINVAL);
 	assert_int_equal(pci_add_bar(&dev, 5, 0x1001, PCI_BAR_MEM32, &bar_ops, &dev), -EINVAL);
 	assert_int_equal(pci_add_bar(&dev, 5, 0x200, PCI_BAR_IO, &bar_ops, &dev), -EINVAL);
@@ -365,9 +368,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_ways), T(test_reset_port), T(test_init_errors), T(test_bars),
-		T(test_bar_conflict), T(test_caps), T(test_msix), T(test_intx), T(test_reset),
-		T(test_save_load),
+		T(test_ways),	      T(test_reset_port), T(test_init_errors), T(test_bars),
+		T(test_bar_conflict), T(test_caps),	  T(test_msix),	       T(test_intx),
+		T(test_reset),	      T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -175,8 +175,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_probe), T(test_priority), T(test_cascade), T(test_level), T(test_modes),
-		T(test_save_load),
+		T(test_probe), T(test_priority), T(test_cascade),
+		T(test_level), T(test_modes),	 T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -216,9 +216,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_calibration), T(test_gate), T(test_refresh_toggle), T(test_rate_generator),
-		T(test_one_shot), T(test_storm_is_bounded), T(test_read_back), T(test_bcd),
-		T(test_save_load),
+		T(test_calibration),	T(test_gate),	  T(test_refresh_toggle),
+		T(test_rate_generator), T(test_one_shot), T(test_storm_is_bounded),
+		T(test_read_back),	T(test_bcd),	  T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,7 +94,7 @@ static void test_timer(void **state)
 static void test_reset_ports(void **state)
 {
 	assert_int_equal(in8(0x64) & 3, 0); /* no key, ready for commands */
-	out8(0x64, 0xff); /* pulses nothing */
+	out8(0x64, 0xff);		    /* pulses nothing */
 	out8(0x64, 0x60);
 	out8(0x60, 0x00); /* command byte: no output port */
 	assert_int_equal(fake.resets, 0);
@@ -157,8 +157,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_power_off), T(test_power_button), T(test_timer), T(test_reset_ports),
-		T(test_panic_and_exit), T(test_save_load),
+		T(test_power_off),   T(test_power_button),   T(test_timer),
+		T(test_reset_ports), T(test_panic_and_exit), T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

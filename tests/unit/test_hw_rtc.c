@@ -225,8 +225,14 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_time), T(test_set), T(test_nonsense_time), T(test_update_in_progress),
-		T(test_update_interrupt), T(test_alarm), T(test_periodic), T(test_memory_sizes),
+		T(test_time),
+		T(test_set),
+		T(test_nonsense_time),
+		T(test_update_in_progress),
+		T(test_update_interrupt),
+		T(test_alarm),
+		T(test_periodic),
+		T(test_memory_sizes),
 		T(test_save_load),
 	};
 

@@ -235,8 +235,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_probe), T(test_loopback), T(test_output_is_batched), T(test_thre_interrupt),
-		T(test_slow_host), T(test_input), T(test_save_load),
+		T(test_probe),		T(test_loopback),  T(test_output_is_batched),
+		T(test_thre_interrupt), T(test_slow_host), T(test_input),
+		T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
