@@ -324,6 +324,7 @@ void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val); 
 
 /** bt_jc_clear() - empty the jump caches of the classes in @mask (bit per JC_*) */
 void bt_jc_clear(struct bt_cpu *cpu, unsigned mask);
+void bt_jc_forget(struct bt_cpu *cpu); /* all of them, pointers into the code cache included */
 
 /* ---- sys*.c: system instructions, exceptions, segments, MSRs, CPUID ---- */
 

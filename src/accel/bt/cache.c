@@ -260,7 +260,7 @@ void bt_cache_flush(struct bt_vm *vm)
 	c->stat_flushes++;
 	for (unsigned i = 0; i < vm->count; i++) {
 		if (vm->cpus[i])
-			bt_jc_clear(vm->cpus[i], ~0u);
+			bt_jc_forget(vm->cpus[i]);
 	}
 }
 

@@ -529,6 +529,16 @@ void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 	cpu->jc_nonglobal &= ~mask;
 }
 
+void bt_jc_forget(struct bt_cpu *cpu)
+{
+	cpu->jc_used = ~0u;
+	bt_jc_clear(cpu, ~0u);
+	/* a stale tag only misses, but a stale entry would be jumped to */
+	for (unsigned k = 0; k < JC_CLASSES; k++)
+		for (unsigned i = 0; i < JC_SIZE; i++)
+			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss;
+}
+
 void bt_tlb_flush_all(struct bt_cpu *cpu)
 {
 	for (unsigned i = 0; i < TLB_CLASSES; i++)

@@ -763,10 +763,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 		munmap(cpu, sizeof(*cpu));
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
 	}
-	for (unsigned k = 0; k < JC_CLASSES; k++)
-		for (unsigned i = 0; i < JC_SIZE; i++)
-			cpu->jc[k].code[i] = (void *)vm->cache->stubs.jc_miss;
-	cpu->jc_used = ~0u;
+	bt_jc_forget(cpu);
 	bt_tlb_flush_all(cpu);
 	cpu->lapic = lapic_set_init(vm->lapics, index, &lapic_ops, cpu);
 	cpu->fpu_parked = true;
