@@ -142,7 +142,10 @@ void lapic_post_event(struct lapic *l, unsigned events, uint8_t sipi_vector)
 	uint32_t old = load32(&l->events), new;
 
 	do {
-		new = old | (events & 0xff);
+		/* A start-up message that came before an INIT must not start what the INIT stops.
+		 */
+		new = (events & LAPIC_EV_INIT ? old & ~(uint32_t)LAPIC_EV_SIPI : old) |
+		      (events & 0xff);
 		if (events & LAPIC_EV_SIPI)
 			new = (new & 0xff) | (uint32_t)sipi_vector << 8;
 	} while (!__atomic_compare_exchange_n(&l->events, &old, new, true, __ATOMIC_ACQ_REL,

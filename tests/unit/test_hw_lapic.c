@@ -188,6 +188,9 @@ static void test_icr_xapic(void **state)
 	assert_int_equal(lapic_take_events(l[2], LAPIC_EV_INIT, &vec), 0);
 	assert_int_equal(lapic_take_events(l[2], LAPIC_EV_SIPI, &vec), LAPIC_EV_SIPI);
 	assert_int_equal(vec, 0x99);
+	lapic_mmio_write(l[0], 0x300, 0x4698); /* left over from before the INIT: dropped */
+	lapic_mmio_write(l[0], 0x300, 0x4500);
+	assert_int_equal(lapic_take_events(l[2], 0xff, &vec), LAPIC_EV_INIT);
 }
 
 static void test_logical(void **state)
