@@ -17,7 +17,7 @@ struct console;
 
 /* Where input goes. */
 struct console_port {
-	size_t (*can_receive)(void *dev); /* bytes that receive() would take now */
+	/* Takes what it has room for now; console_input_ready() when there is room again. */
 	size_t (*receive)(void *dev, const uint8_t *bytes, size_t len);
 	void *dev;
 };

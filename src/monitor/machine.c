@@ -24,9 +24,13 @@
 #include "vm/acpi.h"
 #include "vm/boot.h"
 
-#define TABLE_MAX (8 + CONFIG_DISKS_MAX)
+/* PCI slots; the host bridge has 0. */
 #define SLOT_RNG 1
-#define SLOT_DISKS 3 /* the first one's; 2 is kept for the console */
+#define SLOT_CONSOLE 2
+#define SLOT_DISKS 3
+
+#define PLATFORM_ROWS 6
+#define TABLE_MAX (PLATFORM_ROWS + 2 + CONFIG_DISKS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -45,10 +49,13 @@ struct machine {
 	struct kbc *kbc;
 	struct pm *pm;
 	struct pci_host *pci;
-	struct virtio_dev *rng;
+	bool has_pvpanic, has_debug_exit;
+	struct virtio_dev *rng, *vcon; /* vcon: NULL when the guest is not told to use it */
+	struct virtio_console_backend vcon_backend;
+	struct console_port vcon_port;
+	bool input_to_vcon;
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
-	bool has_pvpanic, has_debug_exit;
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
 };
@@ -119,19 +126,31 @@ static size_t uart_output(void *opaque, const uint8_t *bytes, size_t len)
 	return console_output(((struct machine *)opaque)->con, bytes, len);
 }
 
-static void uart_input_ready(void *opaque)
+static void input_ready(void *opaque)
 {
 	console_input_ready(((struct machine *)opaque)->con);
 }
 
-static size_t port_can_receive(void *dev)
-{
-	return uart_can_receive(dev);
-}
-
-static size_t port_receive(void *dev, const uint8_t *bytes, size_t len)
+static size_t uart_port_receive(void *dev, const uint8_t *bytes, size_t len)
 {
 	return uart_receive(dev, bytes, len);
+}
+
+/* Both consoles write to the same place; input follows the guest when it begins to use this one. */
+static size_t vcon_output(void *opaque, const uint8_t *bytes, size_t len)
+{
+	struct machine *m = opaque;
+
+	if (!m->input_to_vcon) {
+		m->input_to_vcon = true;
+		console_attach(m->con, &m->vcon_port);
+	}
+	return console_output(m->con, bytes, len);
+}
+
+static size_t vcon_port_receive(void *dev, const uint8_t *bytes, size_t len)
+{
+	return virtio_console_receive(dev, bytes, len);
 }
 
 void machine_flush_console(struct machine *m)
@@ -164,27 +183,43 @@ DEVICE_GLUE(rtc)
 DEVICE_GLUE(kbc)
 DEVICE_GLUE(pm)
 DEVICE_GLUE(pci_host)
-DEVICE_GLUE(virtio_dev)
 #undef DEVICE_GLUE
 
-#define ROW(title, type, device)                                                                   \
-	{                                                                                          \
-		.name = title, .dev = device, .reset = type##_row_reset, .save = type##_row_save,  \
-		.load = type##_row_load,                                                           \
-	}
+static void virtio_row_reset(void *dev)
+{
+	virtio_dev_reset(dev);
+}
 
 static void virtio_row_quiesce(void *dev)
 {
 	virtio_dev_quiesce(dev);
 }
 
+static void virtio_row_save(void *dev, struct snap_writer *w)
+{
+	virtio_dev_save(dev, w);
+}
+
+static int virtio_row_load(void *dev, struct snap_reader *r, struct err *err)
+{
+	return virtio_dev_load(dev, r, err);
+}
+
 static void add_virtio_row(struct machine *m, const char *name, struct virtio_dev *dev)
 {
-	struct vm_device row = ROW(name, virtio_dev, dev);
-
-	row.quiesce = virtio_row_quiesce;
-	m->table[m->table_count++] = row;
+	m->table[m->table_count++] = (struct vm_device) { .name = name,
+							  .dev = dev,
+							  .reset = virtio_row_reset,
+							  .quiesce = virtio_row_quiesce,
+							  .save = virtio_row_save,
+							  .load = virtio_row_load };
 }
+
+#define ROW(title, type, device)                                                                   \
+	{                                                                                          \
+		.name = title, .dev = device, .reset = type##_row_reset, .save = type##_row_save,  \
+		.load = type##_row_load,                                                           \
+	}
 
 static void fill_table(struct machine *m)
 {
@@ -199,9 +234,11 @@ static void fill_table(struct machine *m)
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
-	add_virtio_row(m, "entropy source", m->rng);
+	add_virtio_row(m, "entropy", m->rng);
+	if (m->vcon)
+		add_virtio_row(m, "console", m->vcon);
 	for (unsigned i = 0; i < m->cfg->disk_count; i++)
-		add_virtio_row(m, "disk", m->blks[i]);
+		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -234,19 +271,38 @@ static int add_platform(struct machine *m, struct err *err)
 	return ret;
 }
 
-static int add_virtio(struct machine *m, struct loop *loop, struct err *err)
+/* A second console would only get a second login prompt: it is there when the guest is told of it.
+ */
+static bool wants_virtio_console(const struct config *cfg)
 {
-	const struct virtio_env env = { .mem = &m->vm->mem, .pci = m->pci, .loop = loop };
+	return strstr(cfg->cmdline, "hvc0") != NULL;
+}
+
+static int add_disk(struct machine *m, const struct virtio_env *env, unsigned index,
+		    struct err *err)
+{
+	const struct config_disk *d = &m->cfg->disks[index];
+	struct disk_options opt = { .readonly = d->readonly, .snapshot = d->snapshot };
+	char serial[20];
+	int ret;
+
+	ret = disk_open(env->loop, d->path, &opt, &m->disks[index], err);
+	if (ret < 0)
+		return ret;
+	snprintf(serial, sizeof(serial), "disk%u", index);
+	return virtio_blk_new(env, SLOT_DISKS + index, m->disks[index], serial, m->vm->cpu_count,
+			      &m->blks[index], err);
+}
+
+static int add_virtio(struct machine *m, struct err *err)
+{
+	struct virtio_env env = { .mem = &m->vm->mem, .pci = m->pci, .loop = m->vm->loop };
 	int ret = virtio_rng_new(&env, SLOT_RNG, &m->rng, err);
 
-	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++) {
-		const struct config_disk *d = &m->cfg->disks[i];
-		const struct disk_options opt = { .readonly = d->readonly, .snapshot = d->snapshot };
-
-		ret = disk_open(loop, d->path, &opt, &m->disks[i], err);
-		if (ret == 0)
-			ret = virtio_blk_new(&env, SLOT_DISKS + i, m->disks[i], NULL, m->cfg->cpus, &m->blks[i], err);
-	}
+	if (ret == 0 && wants_virtio_console(m->cfg))
+		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
+	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++)
+		ret = add_disk(m, &env, i, err);
 	return ret;
 }
 
@@ -276,7 +332,8 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 					      .panic = on_panic,
 					      .debug_exit = on_debug_exit,
 					      .opaque = m };
-	m->uart_backend = (struct uart_backend) { uart_output, uart_input_ready, m };
+	m->uart_backend = (struct uart_backend) { uart_output, input_ready, m };
+	m->vcon_backend = (struct virtio_console_backend) { vcon_output, input_ready, m };
 	hw_clock_init_loop(&m->clock, loop);
 
 	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
@@ -287,13 +344,14 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	if (ret == 0)
 		ret = add_platform(m, err);
 	if (ret == 0)
-		ret = add_virtio(m, loop, err);
+		ret = add_virtio(m, err);
 	if (ret < 0) {
 		machine_free(m);
 		return ret;
 	}
 	fill_table(m);
-	m->uart_port = (struct console_port) { port_can_receive, port_receive, m->uart };
+	m->uart_port = (struct console_port) { uart_port_receive, m->uart };
+	m->vcon_port = (struct console_port) { vcon_port_receive, m->vcon };
 	console_attach(con, &m->uart_port);
 	*ret_machine = m;
 	return 0;
@@ -313,9 +371,9 @@ void machine_free(struct machine *m)
 		debug_exit_del(&m->vm->pio, &m->platform);
 	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++) {
 		virtio_dev_free(m->blks[i]);
-		if (m->disks[i])
-			disk_close(m->disks[i]);
+		disk_close(m->disks[i]);
 	}
+	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
