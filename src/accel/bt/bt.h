@@ -185,7 +185,7 @@ struct bt_cpu {
 	uint32_t cpl;            /* = st.segs[SEG_SS] DPL; always up to date */
 	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
 	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
-	bool halted, wait_sipi, nmi_masked;
+	bool halted, wait_sipi, nmi_masked, nmi_pending;
 	bool no_step;            /* no debug trap after this instruction: it entered a handler or loaded SS */
 	uint8_t watch_hits;      /* data breakpoints that the instruction about to run will hit */
 
@@ -233,6 +233,7 @@ enum { PENDING_EVENT = 1, /* look at the local APIC, kicks and timers */
 
 struct bt_cache;
 struct ioapic;
+struct pic;
 
 struct bt_vm {
 	struct guest_mem *mem;
@@ -241,6 +242,7 @@ struct bt_vm {
 	struct bt_cpu *cpus[64];
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
+	struct pic *pic;
 	pthread_mutex_t lock; /* code cache and block tables */
 	pthread_mutex_t exclusive; /* held by the vCPU that made all others stop; before lock */
 	atomic_bool stopping;

@@ -26,6 +26,7 @@
 #include "accel/bt/cache.h"
 #include "base/log.h"
 #include "hw/ioapic.h"
+#include "hw/pic.h"
 
 #define CACHE_DEFAULT MIB(48)
 #define TIMER_SIGNAL (SIGRTMIN + 1)
@@ -449,19 +450,26 @@ static void take_events(struct bt_cpu *cpu)
 		atomic_fetch_or(&cpu->pending, PENDING_EVENT); /* look at the rest when run again */
 		return;
 	}
-	ev = lapic_take_events(cpu->lapic, LAPIC_EV_INIT | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0) |
-					   (cpu->nmi_masked || cpu->wait_sipi ? 0 : LAPIC_EV_NMI), &vector);
+	ev = lapic_take_events(cpu->lapic, LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0), &vector);
+	if (ev & LAPIC_EV_NMI)
+		cpu->nmi_pending = true;
 	if (ev & LAPIC_EV_INIT) {
 		bt_cpu_reset(cpu, true);
+		cpu->nmi_pending = false;
 		ev |= lapic_take_events(cpu->lapic, LAPIC_EV_SIPI, &vector) & LAPIC_EV_SIPI;
 	}
 	if ((ev & LAPIC_EV_SIPI) && cpu->wait_sipi)
 		bt_cpu_sipi(cpu, vector);
-	if (ev & LAPIC_EV_NMI) {
-		cpu->halted = false;
-		cpu->nmi_masked = true;
-		bt_deliver_interrupt(cpu, VEC_NMI);
-	}
+}
+
+/* The next maskable interrupt that the CPU may take now; -1: none. */
+static int next_interrupt(struct bt_cpu *cpu)
+{
+	if (!(cpu->st.rflags & FL_IF) || cpu->int_shadow)
+		return -1;
+	if (cpu->index == 0 && pic_pending(cpu->vm->pic) && lapic_takes_extint(cpu->lapic))
+		return pic_ack(cpu->vm->pic);
+	return lapic_pending(cpu->lapic) >= 0 ? lapic_ack(cpu->lapic) : -1;
 }
 
 static void run_loop(struct bt_cpu *cpu)
@@ -485,12 +493,15 @@ static void run_loop(struct bt_cpu *cpu)
 			sleep_until_event(cpu);
 			continue;
 		}
-		if ((cpu->st.rflags & FL_IF) && !cpu->int_shadow && lapic_pending(cpu->lapic) >= 0) {
-			vector = lapic_ack(cpu->lapic);
-			if (vector >= 0) {
-				cpu->halted = false;
-				bt_deliver_interrupt(cpu, vector);
-			}
+		if (cpu->nmi_pending && !cpu->nmi_masked && !cpu->int_shadow) {
+			cpu->nmi_pending = cpu->halted = false;
+			bt_deliver_interrupt(cpu, VEC_NMI);
+			continue;
+		}
+		vector = next_interrupt(cpu);
+		if (vector >= 0) {
+			cpu->halted = false;
+			bt_deliver_interrupt(cpu, vector);
 			continue;
 		}
 		if (cpu->halted) {
@@ -674,6 +685,7 @@ static void irq_line_set(void *chip, unsigned gsi, bool level)
 	struct bt_vm *vm = chip;
 
 	ioapic_set_line(vm->ioapic, gsi, level);
+	pic_set_gsi(vm->pic, gsi, level);
 }
 
 static void irq_msi_send(void *chip, uint64_t addr, uint32_t data)
@@ -681,6 +693,15 @@ static void irq_msi_send(void *chip, uint64_t addr, uint32_t data)
 	struct bt_vm *vm = chip;
 
 	msi(vm->lapics, addr, data);
+}
+
+/* The 8259 pair's output is wired to vCPU 0. */
+static void pic_kick(void *opaque)
+{
+	struct bt_vm *vm = opaque;
+
+	if (vm->cpus[0])
+		wake(vm->cpus[0], PENDING_EVENT);
 }
 
 static bool has_word(const char *list, const char *word)
@@ -699,6 +720,7 @@ static void bt_vm_free(struct accel_vm *avm)
 
 	if (!vm)
 		return;
+	pic_free(vm->pic);
 	ioapic_free(vm->ioapic);
 	lapic_set_free(vm->lapics);
 	bt_cache_free(vm);
@@ -733,6 +755,8 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, s
 		err_set(err, -r, "bt: cannot make the local APICs");
 	if (!r)
 		r = ioapic_new(cfg->mmio, vm->lapics, &vm->ioapic, err);
+	if (!r)
+		r = pic_new(cfg->pio, pic_kick, vm, &vm->pic, err);
 	if (r) {
 		bt_vm_free((struct accel_vm *)vm);
 		return r;
@@ -818,6 +842,7 @@ static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
 	st->tsc = bt_guest_tsc(cpu);
 	st->run_state = cpu->wait_sipi ? VCPU_WAIT_SIPI : cpu->halted ? VCPU_HALTED : VCPU_RUNNING;
 	st->nmi_masked = cpu->nmi_masked;
+	st->nmi_pending = cpu->nmi_pending;
 	st->interrupt_shadow = cpu->int_shadow;
 	st->exception_pending = cpu->exc.valid;
 	st->exception_vector = cpu->exc.vector;
@@ -840,6 +865,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	cpu->wait_sipi = st->run_state == VCPU_WAIT_SIPI;
 	cpu->halted = st->run_state == VCPU_HALTED;
 	cpu->nmi_masked = st->nmi_masked;
+	cpu->nmi_pending = st->nmi_pending;
 	cpu->int_shadow = st->interrupt_shadow;
 	cpu->exc.valid = st->exception_pending;
 	cpu->exc.vector = st->exception_vector;
@@ -859,6 +885,7 @@ static int bt_save(struct accel_vm *avm, struct snap_writer *w)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 
+	pic_save(vm->pic, w);
 	ioapic_save(vm->ioapic, w);
 	for (unsigned i = 0; i < vm->count; i++)
 		lapic_save(vm->cpus[i]->lapic, w);
@@ -868,7 +895,10 @@ static int bt_save(struct accel_vm *avm, struct snap_writer *w)
 static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
-	int ret = ioapic_load(vm->ioapic, r, err);
+	int ret = pic_load(vm->pic, r, err);
+
+	if (!ret)
+		ret = ioapic_load(vm->ioapic, r, err);
 
 	for (unsigned i = 0; i < vm->count && !ret; i++)
 		ret = lapic_load(vm->cpus[i]->lapic, r, err);
@@ -887,9 +917,10 @@ static void bt_reset(struct accel_vm *avm)
 	pthread_mutex_lock(&vm->lock);
 	bt_cache_flush(vm);
 	pthread_mutex_unlock(&vm->lock);
+	pic_reset(vm->pic);
 	ioapic_reset(vm->ioapic);
 	for (unsigned i = 0; i < vm->count; i++) {
-		vm->cpus[i]->exc.valid = false;
+		vm->cpus[i]->exc.valid = vm->cpus[i]->nmi_pending = false;
 		vm->cpus[i]->delivering = -1;
 		bt_cpu_reset(vm->cpus[i], false);
 		bt_tlb_flush_all(vm->cpus[i]);

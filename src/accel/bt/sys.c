@@ -148,6 +148,8 @@ void bt_sys_insn(struct bt_cpu *cpu, const struct insn *in)
 {
 	sys_fn *fn = in->op < OP_COUNT ? handlers[in->op] : NULL;
 
+	if (in->len > INSN_MAX)
+		sys_gp(cpu, 0);
 	if (!fn || bt_insn_hidden(cpu->vm, in))
 		sys_ud(cpu);
 	if (in->unit != UNIT_GPR && (cpu->key & KEY_FPU))
