@@ -18,6 +18,8 @@
 
 #define INSN_MAX 15
 
+/* clang-format off */
+
 enum insn_mode { MODE_16, MODE_32, MODE_64 }; /* by CS.L and CS.D */
 
 /*
@@ -160,6 +162,8 @@ struct insn {
 	uint32_t flags_written; /* FL_*: set to a defined value or undefined by the instruction */
 	uint32_t flags_undef;   /* FL_*: part of flags_written whose value the manuals leave undefined */
 };
+
+/* clang-format on */
 
 /**
  * insn_decode() - decode one instruction
