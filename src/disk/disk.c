@@ -69,6 +69,13 @@ void disk_queue(struct disk *disk, struct disk_req *req)
 	aio_queue(disk->aio, &req->aio);
 }
 
+int disk_read_now(struct disk *disk, const struct disk_req *req)
+{
+	if (req->op != DISK_READ || !req->len || check(disk, req) < 0)
+		return -EAGAIN;
+	return disk->drv->read_now(disk, req);
+}
+
 void disk_kick(struct disk *disk)
 {
 	aio_kick(disk->aio);

@@ -116,6 +116,16 @@ enum aio_engine disk_engine(const struct disk *disk);
  */
 void disk_queue(struct disk *disk, struct disk_req *req);
 
+/**
+ * disk_read_now() - try to read without waiting, from the host's page cache
+ * @req: filled as for disk_queue(); its done is not called
+ *
+ * Any thread. Saves the way through the loop thread, several times the cost of
+ * such a read. Return: 0: done; -EAGAIN: not to be had at once, the buffers'
+ * content is undefined: use disk_queue().
+ */
+int disk_read_now(struct disk *disk, const struct disk_req *req);
+
 /** disk_kick() - hand all queued requests to the host */
 void disk_kick(struct disk *disk);
 

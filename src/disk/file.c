@@ -280,3 +280,16 @@ void file_start(struct file *file, struct disk_req *req, uint64_t off, uint64_t 
 	else
 		file_submit(req);
 }
+
+int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off, uint64_t len)
+{
+	ssize_t n;
+
+	if (atomic_load_explicit(&file->no_nowait, memory_order_relaxed))
+		return -EAGAIN;
+	n = preadv2(file->fd, iov, (int)count, (off_t)off, RWF_NOWAIT);
+	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+		atomic_store(&file->no_nowait, true);
+	/* Errors and ends of files are for the long way. */
+	return n >= 0 && (uint64_t)n == len ? 0 : -EAGAIN;
+}

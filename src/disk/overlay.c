@@ -130,6 +130,18 @@ static void overlay_start(struct disk *disk, struct disk_req *req)
 	}
 }
 
+/* Only what lies wholly in one of the files. */
+static int overlay_read_now(struct disk *disk, const struct disk_req *req)
+{
+	struct overlay *ov = disk->priv;
+	uint64_t sector = req->off / DISK_SECTOR, count = req->len / DISK_SECTOR;
+
+	if (run_length(ov, sector, count) != count)
+		return -EAGAIN;
+	return file_read_now(bit_get(ov, sector) ? &ov->file : ov->base_priv, req->iov, req->iov_count,
+			     req->off, req->len);
+}
+
 static void overlay_free(struct overlay *ov)
 {
 	if (ov->bits)
@@ -150,6 +162,7 @@ static void overlay_close(struct disk *disk)
 
 static const struct disk_driver overlay_driver = {
 	.start = overlay_start,
+	.read_now = overlay_read_now,
 	.close = overlay_close,
 };
 

@@ -19,13 +19,19 @@ static void raw_close(struct disk *disk)
 	free(file);
 }
 
-void raw_start(struct disk *disk, struct disk_req *req)
+static void raw_start(struct disk *disk, struct disk_req *req)
 {
 	file_start(disk->priv, req, req->off, req->len, disk_complete);
 }
 
+static int raw_read_now(struct disk *disk, const struct disk_req *req)
+{
+	return file_read_now(disk->priv, req->iov, req->iov_count, req->off, req->len);
+}
+
 static const struct disk_driver raw_driver = {
 	.start = raw_start,
+	.read_now = raw_read_now,
 	.close = raw_close,
 };
 

@@ -181,6 +181,42 @@ static void test_read_write(void **state)
 	check_file(f, true);
 }
 
+static int read_now(struct fixture *f, uint64_t off, void *buf, uint64_t len)
+{
+	struct iovec iov = { buf, len };
+	struct disk_req req = { .op = DISK_READ, .off = off, .len = len, .iov = &iov, .iov_count = 1 };
+
+	return disk_read_now(f->disk, &req);
+}
+
+static void test_read_now(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t buf[8192];
+	int ret;
+
+	open_disk(f, false, true);
+	check_all(f); /* now it is in the cache */
+	ret = read_now(f, 512, buf, 8192);
+	if (ret == -EAGAIN)
+		skip(); /* a file system without such reads */
+	assert_int_equal(ret, 0);
+	assert_memory_equal(buf, f->image + 512, 8192);
+	/* Part image, part overlay: the long way */
+	memset(buf, 3, 512);
+	assert_int_equal(run_write(f, 4096, buf, 512), 0);
+	assert_int_equal(read_now(f, 512, buf, 8192), -EAGAIN);
+	assert_int_equal(read_now(f, 4096, buf, 512), 0);
+	assert_memory_equal(buf, f->image + 4096, 512);
+	/* Nothing but good reads */
+	assert_int_equal(read_now(f, IMAGE_SIZE - 512, buf, 1024), -EAGAIN);
+	assert_int_equal(read_now(f, 1, buf, 512), -EAGAIN);
+	disk_close(f->disk);
+	open_disk(f, false, false);
+	truncate(f->path, 8192);
+	assert_int_equal(read_now(f, 8192 - 512, buf, 1024), -EAGAIN);
+}
+
 static void test_scatter_gather(void **state)
 {
 	struct fixture *f = *state;
@@ -603,7 +639,7 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_read_write), T(test_scatter_gather), T(test_refused), T(test_zeroes_discard),
+		T(test_read_write), T(test_read_now), T(test_scatter_gather), T(test_refused), T(test_zeroes_discard),
 		T(test_odd_size), T(test_truncated_under_us), T(test_many_in_flight),
 		T(test_completion_on_loop), T(test_snapshot), T(test_snapshot_of_readonly_file),
 		T(test_no_temporary_directory), T(test_locks), T(test_locks_with_qemu),

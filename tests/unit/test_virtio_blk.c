@@ -342,12 +342,15 @@ static void test_queues_and_event_idx(void **state)
 static void test_reset_in_flight(void **state)
 {
 	struct fixture *f = *state;
-	struct drv_buf bufs[] = { { f->hdr, 16, false }, { f->data, 65536, true }, { f->status, 1, true } };
+	struct drv_buf bufs[] = { { f->hdr, 16, false }, { f->data, 65536, false }, { f->status, 1, true } };
 	struct drv_queue old;
 
 	plug(f, false, 1);
 	start(f, BASE_FEATURES, 1, 64);
-	set_header(f, VIRTIO_BLK_T_IN, 0);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 65536), VIRTIO_BLK_S_OK);
+	f->m.msi[0x41] = 0;
+	start(f, BASE_FEATURES, 1, 64);
+	set_header(f, VIRTIO_BLK_T_OUT, 0); /* what is there already */
 	for (unsigned i = 0; i < 10; i++)
 		q_add(&f->d, &f->d.q[0], bufs, 3);
 	q_kick(&f->d, 0);
