@@ -154,6 +154,9 @@ int boot_put_initrd(struct boot_ctx *ctx, uint64_t lowest, uint64_t last, bool h
 
 /* ---- initial CPU state ---- */
 
+#define MTRR_ENABLE 0x800u
+#define MTRR_TYPE_WB 6u
+
 static struct vcpu_seg flat_segment(uint16_t selector, uint32_t attr)
 {
 	return (
@@ -193,6 +196,9 @@ static void state_common(struct boot_ctx *ctx, uint64_t entry, bool long_mode)
 	s->rip = entry;
 	s->rflags = 2;
 	s->run_state = VCPU_RUNNING;
+	/* What firmware would have left: memory types on, all write-back; devices are told by page
+	 * tables. */
+	s->msr_mtrr_def = MTRR_ENABLE | MTRR_TYPE_WB;
 	ctx->info.entry = entry;
 }
 
