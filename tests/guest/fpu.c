@@ -50,8 +50,9 @@ static void x87(void)
 	check(fip == ip || fip == 0, "fxsave: instruction pointer (0 where errors are pending only)", "%#llx want %#llx", (unsigned long long)fip,
 	      (unsigned long long)ip);
 	/* mmx and x87 share registers; emms */
-	__asm__ volatile("fninit; movq %1, %%mm3; fnstenv %0; emms" : "=m"(env) : "m"(*(u64 *)v));
-	check_eq("MMX write makes all tags valid", env.tw, 0);
+	__asm__ volatile("fninit; movq %1, %%mm3; fxsave64 %0; emms" : "=m"(img) : "m"(*(u64 *)v));
+	check(img[4] == 0xff && *(u16 *)(img + 32 + 3 * 16 + 8) == 0xffff, "MMX write makes all tags valid, sets the exponent", "tags %#x exponent %#x",
+	      img[4], *(u16 *)(img + 32 + 3 * 16 + 8));
 	__asm__ volatile("fnstenv %0; fninit" : "=m"(env));
 	check_eq("emms empties all tags", env.tw, 0xffff);
 	/* rounding control */
