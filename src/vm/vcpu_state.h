@@ -50,7 +50,7 @@ struct vcpu_state {
 	uint64_t msr_pat, msr_tsc_aux, msr_apic_base, msr_misc_enable, msr_spec_ctrl;
 	uint64_t msr_mtrr_def, msr_mtrr_fixed[11], msr_mtrr_var[16];
 	uint64_t msr_kvm_wall_clock, msr_kvm_system_time, msr_kvm_poll_control;
-	uint64_t tsc; /* value of the counter at the moment of saving */
+	uint64_t tsc; /* value of the counter at the moment of saving; 0 to vcpu_set_state(): leave it running */
 	uint32_t run_state; /* enum vcpu_run_state */
 	uint8_t nmi_masked, nmi_pending, interrupt_shadow;
 	uint8_t exception_pending, exception_vector, exception_has_error;

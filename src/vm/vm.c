@@ -164,6 +164,7 @@ void vm_resume(struct vm *vm)
 static int power_on(struct vm *vm, struct err *err)
 {
 	struct vcpu_state *state;
+	uint64_t mtrr_def;
 	int ret;
 
 	for (unsigned i = 0; i < vm->device_count; i++)
@@ -178,8 +179,18 @@ static int power_on(struct vm *vm, struct err *err)
 	vm->accel->reset(vm->accel_vm);
 	vm->accel->vcpu_get_state(vm->cpus[0].vcpu, state);
 	ret = vm->ops->boot(vm->opaque, state, err);
+	/* The counters run on meanwhile, in step on all processors: leave them alone. */
+	state->tsc = 0;
 	if (ret == 0)
 		ret = vm->accel->vcpu_set_state(vm->cpus[0].vcpu, state, err);
+	/* Memory types must be alike on all processors. */
+	mtrr_def = state->msr_mtrr_def;
+	for (unsigned i = 1; i < vm->cpu_count && ret == 0; i++) {
+		vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state);
+		state->msr_mtrr_def = mtrr_def;
+		state->tsc = 0;
+		ret = vm->accel->vcpu_set_state(vm->cpus[i].vcpu, state, err);
+	}
 	free(state);
 	return ret;
 }
