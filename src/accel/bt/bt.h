@@ -249,7 +249,7 @@ struct bt_vm {
 	struct bt_cache *cache;
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
-	bool opt_nolink, opt_nogroup, opt_trace;
+	bool opt_nolink, opt_nogroup, opt_stats, opt_trace;
 };
 
 /* ---- run.c ---- */

@@ -714,6 +714,28 @@ static bool has_word(const char *list, const char *word)
 	return false;
 }
 
+static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
+{
+	struct bt_vm *vm = (struct bt_vm *)avm;
+	struct bt_cache *c = vm->cache;
+	uint64_t exits = 0, fills = 0, mmio = 0;
+
+	for (unsigned i = 0; i < vm->count; i++) {
+		if (!vm->cpus[i])
+			continue;
+		exits += vm->cpus[i]->stat_exits;
+		fills += vm->cpus[i]->stat_tlb_fills;
+		mmio += vm->cpus[i]->stat_mmio;
+	}
+	snprintf(buf, size,
+		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes %llu\nhot_bytes %zu\n"
+		 "cold_bytes %zu\nrecord_bytes %zu\nexits %llu\ntlb_fills %llu\nmmio %llu\n",
+		 (unsigned long long)c->stat_blocks, (unsigned long long)c->stat_invalidated,
+		 (unsigned long long)c->stat_flushes, (unsigned long long)c->stat_guest_bytes,
+		 (size_t)(c->hot - c->hot_start), (size_t)(c->cold - c->cold_start), c->arena_used,
+		 (unsigned long long)exits, (unsigned long long)fills, (unsigned long long)mmio);
+}
+
 static void bt_vm_free(struct accel_vm *avm)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
@@ -743,6 +765,7 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, s
 	vm->opt_exact_flags = has_word(cfg->debug, "exact-flags");
 	vm->opt_nolink = has_word(cfg->debug, "nolink");
 	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
+	vm->opt_stats = has_word(cfg->debug, "stats");
 	vm->opt_trace = has_word(cfg->debug, "trace");
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->exclusive, NULL);
@@ -800,9 +823,15 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 static void bt_vcpu_free(struct accel_vcpu *v)
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
+	char text[1024];
 
 	if (!cpu)
 		return;
+	if (cpu->vm->opt_stats && cpu->index == 0) {
+		bt_stats((struct accel_vm *)cpu->vm, text, sizeof(text));
+		for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
+			log_info("bt: %.*s", (int)(end - line), line);
+	}
 	if (cpu->timer_made)
 		timer_delete(cpu->timer);
 	cpu->vm->cpus[cpu->index] = NULL;
@@ -925,26 +954,6 @@ static void bt_reset(struct accel_vm *avm)
 		bt_cpu_reset(vm->cpus[i], false);
 		bt_tlb_flush_all(vm->cpus[i]);
 	}
-}
-
-static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
-{
-	struct bt_vm *vm = (struct bt_vm *)avm;
-	struct bt_cache *c = vm->cache;
-	uint64_t exits = 0, fills = 0, mmio = 0;
-
-	for (unsigned i = 0; i < vm->count; i++) {
-		exits += vm->cpus[i]->stat_exits;
-		fills += vm->cpus[i]->stat_tlb_fills;
-		mmio += vm->cpus[i]->stat_mmio;
-	}
-	snprintf(buf, size,
-		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes %llu\nhot_bytes %zu\n"
-		 "cold_bytes %zu\nrecord_bytes %zu\nexits %llu\ntlb_fills %llu\nmmio %llu\n",
-		 (unsigned long long)c->stat_blocks, (unsigned long long)c->stat_invalidated,
-		 (unsigned long long)c->stat_flushes, (unsigned long long)c->stat_guest_bytes,
-		 (size_t)(c->hot - c->hot_start), (size_t)(c->cold - c->cold_start), c->arena_used,
-		 (unsigned long long)exits, (unsigned long long)fills, (unsigned long long)mmio);
 }
 
 const struct accel_ops accel_bt = {
