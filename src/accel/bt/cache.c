@@ -29,9 +29,9 @@ int bt_cache_new(struct bt_vm *vm, size_t bytes, struct err *err)
 		return err_set(err, ENOMEM, "code cache: out of memory");
 	vm->cache = c;
 	c->size = bytes;
-	c->hot_size = bytes / 2;
+	c->hot_size = bytes / 4 * 3;
 	c->base = map(c->size, PROT_READ | PROT_WRITE | PROT_EXEC);
-	c->arena_size = bytes / 2;
+	c->arena_size = bytes;
 	c->arena = map(c->arena_size, PROT_READ | PROT_WRITE);
 	c->page_count = vm->mem->size >> PAGE_SHIFT;
 	c->page_blocks = map(c->page_count * sizeof(*c->page_blocks), PROT_READ | PROT_WRITE);
@@ -148,17 +148,17 @@ void bt_cache_insert(struct bt_vm *vm, struct bt_block *b)
 	b->valid = true;
 }
 
-void bt_cache_link(struct bt_exit *e, struct bt_block *target)
+void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *target)
 {
 	if (!e->patch || e->target || !e->from->valid || !target->valid)
 		return;
 	e->target = target;
 	e->next_in = target->in;
 	target->in = e;
-	patch_rel32(e->patch, target->entry);
+	patch_rel32(c->base + e->patch, c->base + target->entry);
 }
 
-static void unlink_out(struct bt_exit *e)
+static void unlink_out(struct bt_cache *c, struct bt_exit *e)
 {
 	if (!e->target)
 		return;
@@ -169,7 +169,7 @@ static void unlink_out(struct bt_exit *e)
 		}
 	}
 	e->target = NULL;
-	patch_rel32(e->patch, e->stub);
+	patch_rel32(c->base + e->patch, c->base + e->stub);
 }
 
 static void invalidate(struct bt_vm *vm, struct bt_block *b)
@@ -180,29 +180,28 @@ static void invalidate(struct bt_vm *vm, struct bt_block *b)
 		return;
 	b->valid = false;
 	c->stat_invalidated++;
-	for (struct bt_block **at = &c->hash[hash(b->gpa, b->key)]; *at; at = &(*at)->hash_next) {
-		if (*at == b) {
-			*at = b->hash_next;
+	for (struct bt_block **p = &c->hash[hash(b->gpa, b->key)]; *p; p = &(*p)->hash_next) {
+		if (*p == b) {
+			*p = b->hash_next;
 			break;
 		}
 	}
 	while (b->in)
-		unlink_out(b->in);
-	unlink_out(&b->exits[0]);
-	unlink_out(&b->exits[1]);
+		unlink_out(c, b->in);
 	for (struct bt_exit *e = b->outs; e; e = e->next_out)
-		unlink_out(e);
+		unlink_out(c, e);
 	list_del(vm, b, ram_page(vm->mem, b->gpa));
 	if (b->gpa2 && ram_page(vm->mem, b->gpa2) != ram_page(vm->mem, b->gpa))
 		list_del(vm, b, ram_page(vm->mem, b->gpa2));
 
 	/* What stands in jump caches leads here: make it miss. One aligned 8-byte store. */
 	uint64_t word;
-	int32_t rel = (int32_t)(c->stubs.jc_miss - (b->jc_entry + 5));
+	uint8_t *at = c->base + b->jc_entry;
+	int32_t rel = (int32_t)(c->stubs.jc_miss - (at + 5));
 
-	__builtin_memcpy(&word, b->jc_entry, 8);
+	__builtin_memcpy(&word, at, 8);
 	word = (word & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)rel << 8;
-	__atomic_store_n((uint64_t *)b->jc_entry, word, __ATOMIC_RELEASE);
+	__atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE);
 }
 
 static bool overlaps(const struct bt_block *b, uint64_t gpa, uint64_t len)
@@ -273,7 +272,7 @@ struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *pc)
 		unsigned mid = (lo + hi) / 2;
 		struct bt_block *b = c->blocks[mid];
 
-		if ((hot ? b->hot_end : b->cold_end) <= pc)
+		if (c->base + (hot ? b->hot_end : b->cold_end) <= pc)
 			lo = mid + 1;
 		else
 			hi = mid;

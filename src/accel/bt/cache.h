@@ -33,27 +33,29 @@ enum bt_exit_kind {
 struct bt_exit {
 	uint8_t kind;
 	bool flags_in_slot;
-	int32_t guest_off, target_off; /* from the start of the block's page */
+	int16_t guest_off;   /* of the instruction, from the start of the block's page */
+	int32_t target_off;
+	uint32_t key_bits;   /* EXIT_DIRECT: added to the key to find the target */
+	uint32_t patch;      /* rel32 field, as an offset in the cache; 0: not linkable */
+	uint32_t stub;       /* where the field points while unlinked */
+	union {
+		struct bt_block *target; /* linked to */
+		const struct insn *insn; /* EXIT_SYS */
+	};
 	struct bt_block *from;
-	uint8_t *patch;                /* rel32 field, NULL: not linkable */
-	const void *stub;              /* where the field points while unlinked */
-	struct bt_block *target;       /* linked to */
-	struct bt_exit *next_in;       /* of target's incoming list */
-	struct bt_exit *next_out;      /* of from's further exits */
-	uint32_t key_bits;             /* EXIT_DIRECT: added to the key to find the target */
-	const struct insn *insn;
-	bool backward;
+	struct bt_exit *next_in;  /* of target's incoming list */
+	struct bt_exit *next_out; /* of from's linkable exits */
 };
 
 /* A memory access of a block, for its slow path. */
 struct bt_access {
 	struct bt_block *block;
-	const struct insn *insn; /* for seg and FPU checks; else NULL */
+	const struct insn *insn; /* for FPU checks; else NULL */
 	uint16_t size;
 	int16_t guest_off, next_off; /* of the instruction and the one after, from the start of the page */
-	uint8_t write, seg;
-	bool flags_in_slot, next_flags_in_slot;
-	bool to_end; /* even if the block was overwritten: its end is next */
+	uint8_t write : 2, seg : 3;
+	bool flags_in_slot : 1, next_flags_in_slot : 1;
+	bool to_end : 1; /* even if the block was overwritten: its end is next */
 };
 
 /* A host instruction that may raise a signal, by its address. */
@@ -63,21 +65,19 @@ struct bt_fault_site {
 	bool flags_in_slot;
 };
 
+/* Host addresses are offsets from the cache's start. */
 struct bt_block {
 	uint64_t gpa, gpa2; /* start; page of the second part of a page-crossing instruction, else 0 */
-	uint32_t key;
-	uint16_t size, page_off;
+	uint32_t entry;     /* flags in EFLAGS (where live) */
+	uint32_t jc_entry;  /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
+	uint32_t hot_end, cold_end;
+	uint16_t key, size, page_off;
 	bool valid;
-	uint8_t live_in;     /* arithmetic flags read before written: bit set by bt_flag_mask() */
-	uint8_t *entry;      /* flags in EFLAGS (where live) */
-	uint8_t *jc_entry;   /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
-	uint8_t *hot_end, *cold, *cold_end;
-	struct bt_exit exits[2];
-	struct bt_exit *outs; /* further linkable exits */
-	struct bt_exit *in;  /* exits linked to this block */
+	uint8_t fault_count;
+	struct bt_exit *outs; /* linkable exits */
+	struct bt_exit *in;   /* exits linked to this block */
 	struct bt_block *hash_next, *page_next, *page2_next;
 	struct bt_fault_site *faults;
-	uint32_t fault_count;
 };
 
 struct bt_stubs {
@@ -122,7 +122,7 @@ bool bt_cache_room(const struct bt_cache *c);
 
 struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, uint32_t key);
 void bt_cache_insert(struct bt_vm *vm, struct bt_block *b);
-void bt_cache_link(struct bt_exit *e, struct bt_block *target);
+void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *target);
 
 /** bt_cache_flush() - drop all blocks; only inside bt_exclusive_begin/end, with vm->lock */
 void bt_cache_flush(struct bt_vm *vm);

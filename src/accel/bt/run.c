@@ -28,7 +28,7 @@
 #include "hw/ioapic.h"
 #include "hw/pic.h"
 
-#define CACHE_DEFAULT MIB(48)
+#define CACHE_DEFAULT MIB(64)
 #define TIMER_SIGNAL (SIGRTMIN + 1)
 
 static __thread struct bt_cpu *self;
@@ -323,7 +323,7 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 	if (b->key & (KEY_ONE | KEY_PLAIN))
 		return;
 	cpu->jc[class].rip[i] = cpu->st.rip;
-	cpu->jc[class].code[i] = b->jc_entry;
+	cpu->jc[class].code[i] = cpu->vm->cache->base + b->jc_entry;
 	cpu->jc_used |= 1u << class;
 	if (!global || b->gpa2)
 		cpu->jc_nonglobal |= 1u << class;
@@ -373,7 +373,7 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
 		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid && !b->gpa2)
-			bt_cache_link(e, b); /* after a flush *e is gone */
+			bt_cache_link(cpu->vm->cache, e, b); /* after a flush *e is gone */
 		cpu->resume = b;
 		cpu->resume_rip = cpu->st.rip;
 		cpu->resume_flushes = cpu->vm->cache->stat_flushes;
@@ -407,7 +407,7 @@ static void run_blocks(struct bt_cpu *cpu)
 		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes && cpu->resume_rip == cpu->st.rip &&
 		    (b->key & ~KEY_PLAIN) == cpu->key && b->valid) {
 			cpu->vbase = cpu->st.rip - b->page_off;
-			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, b->entry));
+			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base + b->entry));
 			return;
 		}
 	}
@@ -426,7 +426,7 @@ static void run_one(struct bt_cpu *cpu)
 	cpu->int_shadow = false;
 	prepare(cpu);
 	cpu->vbase = cpu->st.rip - b->page_off;
-	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, b->entry));
+	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base + b->entry));
 	if (shadow && !cpu->int_shadow)
 		bt_update_key(cpu);
 	if (tf || (cpu->st.dr7 & 0xff))

@@ -789,7 +789,7 @@ static struct member *grouped(struct tr *t)
 }
 
 static struct bt_exit *new_exit(struct tr *t, unsigned kind);
-static void emit_exit(struct tr *t, struct out *o, struct bt_exit *e);
+static void emit_linkable(struct tr *t, struct out *o, struct bt_exit *e);
 
 static void emit_grouped(struct tr *t, const struct member *m, const struct insn *in, unsigned base_host, int32_t disp,
 			 enum mop mop, int64_t arg, bool write)
@@ -823,12 +823,7 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		}
 		e->key_bits = KEY_PLAIN;
 		e->target_off = t->offs[t->cur];
-		e->next_out = t->b->outs;
-		t->b->outs = e;
-		e->patch = e_jmp_patchable(&t->cold);
-		e->stub = t->cold.p;
-		patch_rel32(e->patch, e->stub);
-		emit_exit(t, &t->cold, e);
+		emit_linkable(t, &t->cold, e);
 		t->fs = fs;
 
 		emit_add_host(t);
@@ -974,6 +969,19 @@ static void emit_exit(struct tr *t, struct out *o, struct bt_exit *e)
 	e_jmp(o, t->fs == FLAGS_HW ? t->cache->stubs.exit_hw : t->cache->stubs.exit_slot);
 }
 
+/* A jump at @o that leads to C through a stub in the cold part until it is linked to its target. */
+static void emit_linkable(struct tr *t, struct out *o, struct bt_exit *e)
+{
+	uint8_t *field = e_jmp_patchable(o);
+
+	e->next_out = t->b->outs;
+	t->b->outs = e;
+	e->patch = field - t->cache->base;
+	e->stub = t->cold.p - t->cache->base;
+	patch_rel32(field, t->cold.p);
+	emit_exit(t, &t->cold, e);
+}
+
 static void emit_sys(struct tr *t, const struct insn *in)
 {
 	struct bt_exit *e = new_exit(t, EXIT_SYS);
@@ -1033,8 +1041,8 @@ static void emit_jc_jump(struct tr *t)
 	e_jmp_gs8(o, T1, jc + offsetof(struct bt_jc, code));
 }
 
-/* Go on at page offset @off, which may be outside the page. @which: 0 or 1, the block's exit. */
-static void emit_goto(struct tr *t, unsigned which, int off)
+/* Go on at page offset @off, which may be outside the page. */
+static void emit_goto(struct tr *t, int off)
 {
 	struct out *o = &t->hot;
 	enum flags_at fs = t->fs;
@@ -1074,17 +1082,12 @@ static void emit_goto(struct tr *t, unsigned which, int off)
 	}
 	want_flags_hw(t, live);
 
-	struct bt_exit *e = &t->b->exits[which];
+	struct bt_exit *e = new_exit(t, EXIT_DIRECT);
 
-	e->kind = EXIT_DIRECT;
-	e->from = t->b;
 	e->target_off = off;
-	e->patch = e_jmp_patchable(o);
-	e->stub = t->cold.p;
-	patch_rel32(e->patch, e->stub);
-	/* unlinked: EFLAGS hold the live flags (or none are live) */
+	/* EFLAGS hold the live flags (or none are live) */
 	t->fs = t->fs == FLAGS_SLOT ? FLAGS_DEAD : t->fs;
-	emit_exit(t, &t->cold, e);
+	emit_linkable(t, o, e);
 	t->fs = fs;
 }
 
@@ -1122,9 +1125,9 @@ static void emit_loop(struct tr *t, const struct insn *in, int taken)
 		o->p += 4;
 		to_fall = o->p - 4;
 		to_taken[-1] = o->p - to_taken;
-		emit_goto(t, 0, taken);
+		emit_goto(t, taken);
 		patch_rel32(to_fall, o->p);
-		emit_goto(t, 1, t->offs[t->cur + 1]);
+		emit_goto(t, t->offs[t->cur + 1]);
 		return;
 	}
 	out8(o, 0xe9);
@@ -1133,9 +1136,9 @@ static void emit_loop(struct tr *t, const struct insn *in, int taken)
 	to_taken[-1] = o->p - to_taken;
 	if (skip_z)
 		patch_rel32(skip_z, o->p);
-	emit_goto(t, 1, t->offs[t->cur + 1]);
+	emit_goto(t, t->offs[t->cur + 1]);
 	patch_rel32(to_fall, o->p);
-	emit_goto(t, 0, taken);
+	emit_goto(t, taken);
 }
 
 static void emit_end(struct tr *t, const struct insn *in)
@@ -1148,19 +1151,19 @@ static void emit_end(struct tr *t, const struct insn *in)
 	case OP_JCC:
 		want_flags_hw(t, FL_ARITH);
 		over = jcc_forward(t, in->cc ^ 1);
-		emit_goto(t, 0, taken);
+		emit_goto(t, taken);
 		patch_rel32(over, o->p);
-		emit_goto(t, 1, next);
+		emit_goto(t, next);
 		break;
 	case OP_JMP:
-		emit_goto(t, 0, taken);
+		emit_goto(t, taken);
 		break;
 	case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
 		emit_loop(t, in, taken);
 		break;
 	case OP_CALL:
 		emit_push(t, MOP_PUSH_RIP, next, true);
-		emit_goto(t, 0, taken);
+		emit_goto(t, taken);
 		break;
 	case OP_JMP_RM: case OP_CALL_RM:
 		if (in->mem)
@@ -1316,7 +1319,7 @@ static void emit_jc_entry(struct tr *t)
 
 	while ((uintptr_t)o->p & 15)
 		out8(o, 0xcc);
-	t->b->jc_entry = o->p;
+	t->b->jc_entry = o->p - t->cache->base;
 	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
 	e_jcc(o, 5, t->cache->stubs.jc_miss);
 	enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
@@ -1325,7 +1328,7 @@ static void emit_jc_entry(struct tr *t)
 	e_store_gs(o, T0, CPU_OFF(vbase));
 	if (t->live[0])
 		restore_flags(o);
-	t->b->entry = o->p;
+	t->b->entry = o->p - t->cache->base;
 }
 
 struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
@@ -1354,14 +1357,12 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	b->gpa = gpa;
 	b->key = t->key;
 	b->page_off = PAGE_SIZE - avail;
-	b->cold = c->cold;
 	decode_block(t, b->page_off, code2);
 	b->size = t->offs[t->count] - t->offs[0];
 	if (t->offs[t->count] > (int)PAGE_SIZE && t->insns[0].op != OP_INVALID)
 		b->gpa2 = gpa2;
 	analyse(t);
 	find_groups(t);
-	b->live_in = t->live[0] != 0;
 	emit_jc_entry(t);
 	t->fs = FLAGS_HW;
 	for (t->cur = 0; t->cur < t->count; t->cur++) {
@@ -1382,14 +1383,14 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	}
 	if (place_of(t, &t->insns[t->count - 1]) == IN_BODY) {
 		t->cur = t->count - 1;
-		emit_goto(t, 1, t->offs[t->count]);
+		emit_goto(t, t->offs[t->count]);
 	}
 	emit_colds(t);
 	b->faults = bt_cache_alloc(c, t->fault_count * sizeof(*b->faults));
 	b->fault_count = t->fault_count;
 	bt_copy(b->faults, t->faults, t->fault_count * sizeof(*b->faults));
-	b->hot_end = t->hot.p;
-	b->cold_end = t->cold.p;
+	b->hot_end = t->hot.p - c->base;
+	b->cold_end = t->cold.p - c->base;
 	c->hot = t->hot.p;
 	c->cold = t->cold.p;
 	return b;
