@@ -255,7 +255,8 @@ static void complete_all(struct aio *aio)
 	struct aio_op *ops[REAP_BATCH];
 	unsigned n;
 
-	/* Bounded, so that a busy disk leaves the loop to others: one eventfd signal was eaten, hence again. */
+	/* Bounded, so that a busy disk leaves the loop to others: one eventfd signal was eaten,
+	 * hence again. */
 	for (unsigned round = 0; round < RING_DEPTH / REAP_BATCH; round++) {
 		n = reap(aio, ops);
 		for (unsigned i = 0; i < n; i++)

@@ -27,10 +27,10 @@ struct aio_op {
 	int mode; /* AIO_FALLOCATE: FALLOC_FL_* */
 	struct iovec *iov;
 	unsigned iov_count;
-	uint64_t off, len; /* @len: AIO_FALLOCATE only */
+	uint64_t off, len;			  /* @len: AIO_FALLOCATE only */
 	void (*done)(struct aio_op *op, int res); /* bytes or 0, or -errno */
-	struct aio_op *next; /* private */
-	int res;             /* private */
+	struct aio_op *next;			  /* private */
+	int res;				  /* private */
 };
 
 /** aio_new() - @engine AIO_AUTO takes io_uring where it works; 0 or -errno */
@@ -43,7 +43,8 @@ enum aio_engine aio_engine(const struct aio *aio);
 void aio_queue(struct aio *aio, struct aio_op *op);
 void aio_kick(struct aio *aio);
 
-/** aio_wait() - run completions, waiting for at least one; something must be in flight; loop thread */
+/** aio_wait() - run completions, waiting for at least one; something must be in flight; loop thread
+ */
 void aio_wait(struct aio *aio);
 
 #endif

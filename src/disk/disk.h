@@ -38,8 +38,8 @@ struct file;
 enum disk_op {
 	DISK_READ,
 	DISK_WRITE,
-	DISK_FLUSH,        /* all writes completed so far are on stable storage */
-	DISK_DISCARD,      /* content is no longer needed; reads give the old content or zeros */
+	DISK_FLUSH,	   /* all writes completed so far are on stable storage */
+	DISK_DISCARD,	   /* content is no longer needed; reads give the old content or zeros */
 	DISK_WRITE_ZEROES, /* see DISK_REQ_UNMAP */
 };
 
@@ -48,19 +48,20 @@ enum disk_op {
 /* Which part of a request is under way on one file; private to the drivers. */
 struct file_op {
 	struct file *file;
-	uint64_t off, left;     /* where in the file, how much is left, bytes */
+	uint64_t off, left; /* where in the file, how much is left, bytes */
 	unsigned stage, retries;
 	struct iovec zero_iov;
 	void (*done)(struct disk_req *req, int ret);
 };
 
 struct disk_req {
-	/* Filled by the caller. iov and what it points to belong to the disk until completion; its entries change. */
+	/* Filled by the caller. iov and what it points to belong to the disk until completion; its
+	 * entries change. */
 	enum disk_op op;
-	unsigned flags;       /* DISK_REQ_* */
-	uint64_t off, len;    /* bytes, multiples of DISK_SECTOR; 0 for a flush */
-	struct iovec *iov;    /* sum of the lengths = len, for read and write */
-	unsigned iov_count;   /* at most DISK_MAX_IOV */
+	unsigned flags;	    /* DISK_REQ_* */
+	uint64_t off, len;  /* bytes, multiples of DISK_SECTOR; 0 for a flush */
+	struct iovec *iov;  /* sum of the lengths = len, for read and write */
+	unsigned iov_count; /* at most DISK_MAX_IOV */
 	void (*done)(struct disk_req *req, int ret); /* loop thread; 0 or -errno */
 
 	/* Private */
@@ -68,15 +69,15 @@ struct disk_req {
 	struct aio_op aio;
 	struct file_op fop;
 	struct iovec *cut; /* shortened to end the present part */
-	size_t cut_len;    /* its full length */
-	uint64_t pos;      /* overlay: how far the request is */
-	uint64_t run;      /* overlay: length of the present part */
-	int result;        /* of a request that was refused */
+	size_t cut_len;	   /* its full length */
+	uint64_t pos;	   /* overlay: how far the request is */
+	uint64_t run;	   /* overlay: length of the present part */
+	int result;	   /* of a request that was refused */
 };
 
 struct disk_options {
 	bool readonly;
-	bool snapshot;          /* writes go to a temporary file and are gone with the disk */
+	bool snapshot;		/* writes go to a temporary file and are gone with the disk */
 	enum aio_engine engine; /* AIO_AUTO unless a test asks */
 };
 
@@ -103,7 +104,8 @@ uint64_t disk_size(const struct disk *disk);
 /** disk_readonly() - whether writes are refused */
 bool disk_readonly(const struct disk *disk);
 
-/** disk_block_size() - what the host writes efficiently, bytes, a power of two from 512 to 64 KiB */
+/** disk_block_size() - what the host writes efficiently, bytes, a power of two from 512 to 64 KiB
+ */
 unsigned disk_block_size(const struct disk *disk);
 
 /** disk_engine() - how I/O is done here: AIO_URING or AIO_THREADS */

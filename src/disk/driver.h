@@ -11,7 +11,8 @@
 #include "disk/disk.h"
 
 struct disk_driver {
-	/* Start a validated request; ends with disk_complete(), later and on the loop thread. Any thread. */
+	/* Start a validated request; ends with disk_complete(), later and on the loop thread. Any
+	 * thread. */
 	void (*start)(struct disk *disk, struct disk_req *req);
 	/* See disk_read_now(); validated. */
 	int (*read_now)(struct disk *disk, const struct disk_req *req);
@@ -47,8 +48,10 @@ void disk_complete(struct disk_req *req, int ret);
 void file_start(struct file *file, struct disk_req *req, uint64_t off, uint64_t len,
 		void (*done)(struct disk_req *req, int ret));
 
-/** file_read_now() - fill a list of iovecs from @off on, if it can be done without waiting; 0 or -EAGAIN */
-int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off, uint64_t len);
+/** file_read_now() - fill a list of iovecs from @off on, if it can be done without waiting; 0 or
+ * -EAGAIN */
+int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off,
+		  uint64_t len);
 
 int raw_open(struct disk *disk, const char *path, const struct disk_options *opt, struct err *err);
 

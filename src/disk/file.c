@@ -111,7 +111,8 @@ static bool rw_step(struct disk_req *req, int res)
 	}
 	if (op->left)
 		return true;
-	finish(req, 0); /* which may start the request's next part: nothing of it is ours any more */
+	finish(req,
+	       0); /* which may start the request's next part: nothing of it is ours any more */
 	return false;
 }
 
@@ -151,7 +152,8 @@ static bool zeroes_step(struct disk_req *req, int res)
 		return false;
 	}
 	if (res != -EINVAL)
-		atomic_store(op->stage == STAGE_PUNCH ? &op->file->no_punch_hole : &op->file->no_zero_range,
+		atomic_store(op->stage == STAGE_PUNCH ? &op->file->no_punch_hole
+						      : &op->file->no_zero_range,
 			     true);
 	op->stage++;
 	return true;
@@ -274,14 +276,15 @@ static void file_submit(struct disk_req *req)
 void file_start(struct file *file, struct disk_req *req, uint64_t off, uint64_t len,
 		void (*done)(struct disk_req *req, int ret))
 {
-	req->fop = (struct file_op){ .file = file, .off = off, .left = len, .done = done };
+	req->fop = (struct file_op) { .file = file, .off = off, .left = len, .done = done };
 	if (!len && req->op != DISK_FLUSH)
 		submit_nop(req, 0);
 	else
 		file_submit(req);
 }
 
-int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off, uint64_t len)
+int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off,
+		  uint64_t len)
 {
 	ssize_t n;
 

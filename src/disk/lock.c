@@ -76,7 +76,8 @@ int image_lock(int fd, const char *path, bool writable, struct err *err)
 		if (ret > 0)
 			return err_set(err, EAGAIN, "disk '%s': %s", path, forbids[i].why);
 		if (ret < 0)
-			return err_set(err, -ret, "disk '%s': cannot test its locks: %s", path, strerror(-ret));
+			return err_set(err, -ret, "disk '%s': cannot test its locks: %s", path,
+				       strerror(-ret));
 	}
 	for (unsigned i = 0; i < sizeof(does) / sizeof(does[0]); i++) {
 		if (does[i].writer_only && !writable)
@@ -85,7 +86,8 @@ int image_lock(int fd, const char *path, bool writable, struct err *err)
 		if (ret > 0)
 			return err_set(err, EAGAIN, "disk '%s': %s", path, does[i].why);
 		if (ret < 0)
-			return err_set(err, -ret, "disk '%s': cannot test its locks: %s", path, strerror(-ret));
+			return err_set(err, -ret, "disk '%s': cannot test its locks: %s", path,
+				       strerror(-ret));
 	}
 	return 0;
 }

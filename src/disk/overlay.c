@@ -36,7 +36,8 @@ struct overlay {
 
 static bool bit_get(const struct overlay *ov, uint64_t sector)
 {
-	return atomic_load_explicit(&ov->bits[sector / 64], memory_order_acquire) >> (sector % 64) & 1;
+	return atomic_load_explicit(&ov->bits[sector / 64], memory_order_acquire) >> (sector % 64) &
+	       1;
 }
 
 static void bits_set(struct overlay *ov, uint64_t sector, uint64_t count)
@@ -59,7 +60,8 @@ static uint64_t run_length(const struct overlay *ov, uint64_t sector, uint64_t m
 
 	while (n < max) {
 		unsigned bit = (sector + n) % 64;
-		uint64_t word = atomic_load_explicit(&ov->bits[(sector + n) / 64], memory_order_acquire);
+		uint64_t word =
+		    atomic_load_explicit(&ov->bits[(sector + n) / 64], memory_order_acquire);
 		uint64_t other = (word ^ flip) >> bit;
 
 		if (other)
@@ -113,7 +115,8 @@ static void overlay_start(struct disk *disk, struct disk_req *req)
 			file_start(&ov->file, req, 0, 0, disk_complete);
 		break;
 	case DISK_DISCARD:
-		/* Where holes cannot be punched nothing would happen: the old data must stay visible then. */
+		/* Where holes cannot be punched nothing would happen: the old data must stay
+		 * visible then. */
 		req->op = DISK_WRITE_ZEROES;
 		req->flags |= DISK_REQ_UNMAP;
 		file_start(&ov->file, req, req->off, req->len, write_done);
@@ -138,8 +141,8 @@ static int overlay_read_now(struct disk *disk, const struct disk_req *req)
 
 	if (run_length(ov, sector, count) != count)
 		return -EAGAIN;
-	return file_read_now(bit_get(ov, sector) ? &ov->file : ov->base_priv, req->iov, req->iov_count,
-			     req->off, req->len);
+	return file_read_now(bit_get(ov, sector) ? &ov->file : ov->base_priv, req->iov,
+			     req->iov_count, req->off, req->len);
 }
 
 static void overlay_free(struct overlay *ov)

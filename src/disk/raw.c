@@ -35,7 +35,8 @@ static const struct disk_driver raw_driver = {
 	.close = raw_close,
 };
 
-static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *ret_block, struct err *err)
+static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *ret_block,
+		      struct err *err)
 {
 	struct stat st;
 
@@ -45,7 +46,8 @@ static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *re
 		*ret_size = (uint64_t)st.st_size;
 	} else if (S_ISBLK(st.st_mode)) {
 		if (ioctl(fd, BLKGETSIZE64, ret_size) < 0)
-			return err_set(err, errno, "disk '%s': size unknown: %s", path, strerror(errno));
+			return err_set(err, errno, "disk '%s': size unknown: %s", path,
+				       strerror(errno));
 	} else {
 		return err_set(err, EINVAL, "disk '%s': neither a file nor a block device", path);
 	}
@@ -71,8 +73,10 @@ int raw_open(struct disk *disk, const char *path, const struct disk_options *opt
 	fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
 		return err_set(err, errno, "disk '%s': cannot open it%s: %s", path,
-			       writable && (errno == EACCES || errno == EROFS || errno == EPERM) ?
-				       " for writing" : "", strerror(errno));
+			       writable && (errno == EACCES || errno == EROFS || errno == EPERM)
+				   ? " for writing"
+				   : "",
+			       strerror(errno));
 	ret = image_size(fd, path, &size, &disk->block_size, err);
 	if (ret < 0)
 		return ret;

@@ -35,7 +35,8 @@
 #define DISCARD_MAX_BYTES GIB(1)
 #define ZEROES_MAX_BYTES MIB(128)
 #define SERIAL_LEN VIRTIO_BLK_ID_BYTES
-/* Chains taken in one go; a driver that refills as fast as we take must not hold the queue for ever. */
+/* Chains taken in one go; a driver that refills as fast as we take must not hold the queue for
+ * ever. */
 #define BATCH_MAX (2 * VIRTQ_MAX_SIZE)
 /* Bytes that one notification copies on the spot: it holds the queue and the vCPU meanwhile. */
 #define NOW_MAX_BYTES KIB(256)
@@ -104,7 +105,7 @@ static void disk_done(struct disk_req *disk_req, int ret)
 	virtq_lock(bq->vq);
 	if (ret == 0 && req->sync_after) {
 		req->sync_after = false;
-		req->disk = (struct disk_req){ .op = DISK_FLUSH, .done = disk_done };
+		req->disk = (struct disk_req) { .op = DISK_FLUSH, .done = disk_done };
 		disk_queue(bq->blk->disk, &req->disk);
 		submitted = true;
 	} else {
@@ -120,7 +121,8 @@ static void disk_done(struct disk_req *disk_req, int ret)
 		disk_kick(bq->blk->disk);
 }
 
-static void fill_disk_req(struct blk_req *req, enum disk_op op, unsigned flags, uint64_t off, uint64_t len)
+static void fill_disk_req(struct blk_req *req, enum disk_op op, unsigned flags, uint64_t off,
+			  uint64_t len)
 {
 	req->disk.op = op;
 	req->disk.flags = flags;
@@ -149,7 +151,8 @@ static int start_rw(struct blk_req *req, bool write, uint64_t sector)
 						sizeof(struct virtio_blk_outhdr), len);
 	} else {
 		len = c->in_len - 1;
-		req->disk.iov_count = iov_slice(req->data, c->iov + c->out_count, c->in_count, 0, len);
+		req->disk.iov_count =
+		    iov_slice(req->data, c->iov + c->out_count, c->in_count, 0, len);
 	}
 	if (len % DISK_SECTOR || len > UINT32_MAX - 1 || sector > sectors ||
 	    len / DISK_SECTOR > sectors - sector)
@@ -186,7 +189,8 @@ static int start_range(struct blk_req *req, bool discard)
 		return VIRTIO_BLK_S_UNSUPP;
 	if (len != sizeof(range)) /* one segment, as the configuration says */
 		return VIRTIO_BLK_S_IOERR;
-	iov_copy_from(c->iov, c->out_count, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
+	iov_copy_from(c->iov, c->out_count, sizeof(struct virtio_blk_outhdr), &range,
+		      sizeof(range));
 	if (range.flags & (discard ? ~0u : ~(uint32_t)VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
 		return VIRTIO_BLK_S_UNSUPP;
 	max = (discard ? DISCARD_MAX_BYTES : ZEROES_MAX_BYTES) / DISK_SECTOR;
@@ -344,7 +348,7 @@ static void fill_config(struct blk *blk, unsigned queue_count)
 {
 	uint32_t block_sectors = disk_block_size(blk->disk) / DISK_SECTOR;
 
-	blk->config = (struct virtio_blk_config){
+	blk->config = (struct virtio_blk_config) {
 		.capacity = disk_size(blk->disk) / DISK_SECTOR,
 		.size_max = SIZE_MAX_BYTES,
 		.seg_max = SEG_MAX,
@@ -361,8 +365,9 @@ static void fill_config(struct blk *blk, unsigned queue_count)
 	};
 }
 
-int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *disk, const char *serial,
-		   unsigned queue_count, struct virtio_dev **ret_dev, struct err *err)
+int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *disk,
+		   const char *serial, unsigned queue_count, struct virtio_dev **ret_dev,
+		   struct err *err)
 {
 	uint64_t features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
 			    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |

@@ -171,7 +171,8 @@ size_t virtio_console_receive(struct virtio_dev *dev, const uint8_t *bytes, size
 			c->input_refused = true;
 			break;
 		}
-		n = iov_copy_to(chain->iov + chain->out_count, chain->in_count, 0, bytes + done, len - done);
+		n = iov_copy_to(chain->iov + chain->out_count, chain->in_count, 0, bytes + done,
+				len - done);
 		virtq_push(vq, chain, (uint32_t)n);
 		done += n;
 	}

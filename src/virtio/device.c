@@ -88,7 +88,8 @@ void virtio_needs_reset(struct virtio_dev *dev, unsigned queue, const char *why)
 
 	if (old & VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
-	log_debug("%s in slot %u: queue %u needs a reset: %s", dev->ops->name, dev->pci.slot, queue, why);
+	log_debug("%s in slot %u: queue %u needs a reset: %s", dev->ops->name, dev->pci.slot, queue,
+		  why);
 	if (old & VIRTIO_CONFIG_S_DRIVER_OK)
 		raise_interrupt(dev, atomic_load(&dev->config_vector), VIRTIO_PCI_ISR_CONFIG);
 }
@@ -195,17 +196,20 @@ void virtio_set_status(struct virtio_dev *dev, uint8_t status)
 			start_queue(dev, &dev->queues[i]);
 }
 
-int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops, const struct virtio_env *env,
-		    unsigned slot, uint64_t features, unsigned queue_count, unsigned config_len,
-		    struct err *err)
+int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops,
+		    const struct virtio_env *env, unsigned slot, uint64_t features,
+		    unsigned queue_count, unsigned config_len, struct err *err)
 {
 	int ret;
 
 	if (!queue_count || queue_count > VIRTIO_MAX_QUEUES)
 		return err_set(err, EINVAL, "%s: %u queues, not 1 to %u", ops->name, queue_count,
 			       VIRTIO_MAX_QUEUES);
-	*dev = (struct virtio_dev){ .ops = ops, .env = *env, .offered = features | FEATURES_COMMON,
-				    .queue_count = queue_count, .config_len = config_len };
+	*dev = (struct virtio_dev) { .ops = ops,
+				     .env = *env,
+				     .offered = features | FEATURES_COMMON,
+				     .queue_count = queue_count,
+				     .config_len = config_len };
 	atomic_store(&dev->config_vector, VIRTQ_NO_VECTOR);
 	dev->queues = calloc(queue_count, sizeof(*dev->queues));
 	if (!dev->queues)
@@ -302,7 +306,8 @@ static int load_common(struct virtio_dev *dev, struct snap_reader *r, struct err
 	dev->isr = snap_get_u8(r) & 3;
 	if (snap_get_u16(r) != dev->queue_count)
 		return err_set(err, EBADMSG, "saved with another number of queues");
-	if (atomic_load(&dev->status) & VIRTIO_CONFIG_S_FEATURES_OK && dev->accepted & ~dev->offered)
+	if (atomic_load(&dev->status) & VIRTIO_CONFIG_S_FEATURES_OK &&
+	    dev->accepted & ~dev->offered)
 		return err_set(err, EBADMSG, "saved with features that this device does not have");
 	if (vector != VIRTQ_NO_VECTOR && vector >= dev->pci.msix.count)
 		return err_set(err, EBADMSG, "bad configuration vector");
@@ -356,6 +361,7 @@ int virtio_dev_load(struct virtio_dev *dev, struct snap_reader *r, struct err *e
 		return err_prefix(err, ret, "%s in slot %u", dev->ops->name, dev->pci.slot);
 	ret = pci_dev_load(&dev->pci, r, err);
 	if (ret == 0)
-		virtio_resume_soon(dev); /* a notification may have come between the last look and the save */
+		virtio_resume_soon(
+		    dev); /* a notification may have come between the last look and the save */
 	return ret;
 }

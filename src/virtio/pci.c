@@ -284,8 +284,9 @@ static void config_written(struct pci_dev *pci, unsigned off, unsigned size)
 	unsigned len;
 
 	if (touches_data(dev, off, size) && cfg_target(dev, &target, &len))
-		bar_write(dev, target, len, get_le32(pci->config + dev->pci_cfg_cap + CFG_CAP_DATA) &
-						    (len == 4 ? ~0u : (1u << 8 * len) - 1));
+		bar_write(dev, target, len,
+			  get_le32(pci->config + dev->pci_cfg_cap + CFG_CAP_DATA) &
+			      (len == 4 ? ~0u : (1u << 8 * len) - 1));
 }
 
 static const struct pci_dev_ops pci_ops = {
@@ -317,7 +318,8 @@ static int add_caps(struct virtio_dev *dev)
 	if (ret >= 0)
 		ret = add_cap(dev, VIRTIO_PCI_CAP_ISR_CFG, OFF_ISR, 1, 0, 0, NULL);
 	if (ret >= 0 && dev->config_len)
-		ret = add_cap(dev, VIRTIO_PCI_CAP_DEVICE_CFG, OFF_DEVICE, dev->config_len, 0, 0, NULL);
+		ret = add_cap(dev, VIRTIO_PCI_CAP_DEVICE_CFG, OFF_DEVICE, dev->config_len, 0, 0,
+			      NULL);
 	if (ret >= 0)
 		ret = add_cap(dev, VIRTIO_PCI_CAP_NOTIFY_CFG, OFF_NOTIFY,
 			      dev->queue_count * NOTIFY_MULTIPLIER, NOTIFY_MULTIPLIER, 4, NULL);

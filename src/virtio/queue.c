@@ -72,9 +72,10 @@ static uint8_t *avail_event_of(const struct virtq *vq)
 	return vq->used + USED_RING + USED_ELEM_SIZE * vq->size;
 }
 
-void virtq_init(struct virtq *vq, struct virtio_dev *dev, unsigned index, const struct guest_mem *mem)
+void virtq_init(struct virtq *vq, struct virtio_dev *dev, unsigned index,
+		const struct guest_mem *mem)
 {
-	*vq = (struct virtq){ .dev = dev, .index = index, .mem = mem };
+	*vq = (struct virtq) { .dev = dev, .index = index, .mem = mem };
 	pthread_mutex_init(&vq->lock, NULL);
 	virtq_clear(vq);
 }
@@ -135,7 +136,7 @@ static const char *add_buffer(const struct virtq *vq, struct virtq_chain *chain,
 	hva = guest_mem_ptr(vq->mem, desc->addr, desc->len);
 	if (!hva)
 		return "a buffer outside of RAM";
-	chain->iov[n] = (struct iovec){ hva, desc->len };
+	chain->iov[n] = (struct iovec) { hva, desc->len };
 	if (in) {
 		chain->in_count++;
 		chain->in_len += desc->len;
@@ -170,7 +171,8 @@ static const char *walk_chain(const struct virtq *vq, uint16_t head, struct virt
 				return "an indirect descriptor where none may be";
 			if (desc.flags & VRING_DESC_F_NEXT)
 				return "an indirect descriptor that has a next one";
-			if (!desc.len || desc.len % DESC_SIZE || desc.len / DESC_SIZE > VIRTQ_MAX_CHAIN)
+			if (!desc.len || desc.len % DESC_SIZE ||
+			    desc.len / DESC_SIZE > VIRTQ_MAX_CHAIN)
 				return "an indirect table of bad length";
 			table = guest_mem_ptr(vq->mem, desc.addr, desc.len);
 			if (!table)
@@ -346,7 +348,8 @@ int virtq_load(struct virtq *vq, struct snap_reader *r, unsigned vector_count, s
 	vq->used_idx = snap_get_u16(r);
 	vq->signalled_used = snap_get_u16(r);
 	if (vector != VIRTQ_NO_VECTOR && vector >= vector_count)
-		return err_set(err, EBADMSG, "queue %u: vector %u of %u", vq->index, vector, vector_count);
+		return err_set(err, EBADMSG, "queue %u: vector %u of %u", vq->index, vector,
+			       vector_count);
 	atomic_store(&vq->vector, vector);
 	return 0;
 }
@@ -370,7 +373,8 @@ size_t iov_copy_from(const struct iovec *iov, unsigned count, uint64_t off, void
 	return done;
 }
 
-size_t iov_copy_to(const struct iovec *iov, unsigned count, uint64_t off, const void *buf, size_t len)
+size_t iov_copy_to(const struct iovec *iov, unsigned count, uint64_t off, const void *buf,
+		   size_t len)
 {
 	size_t done = 0;
 
@@ -389,7 +393,8 @@ size_t iov_copy_to(const struct iovec *iov, unsigned count, uint64_t off, const 
 	return done;
 }
 
-unsigned iov_slice(struct iovec *dst, const struct iovec *iov, unsigned count, uint64_t off, uint64_t len)
+unsigned iov_slice(struct iovec *dst, const struct iovec *iov, unsigned count, uint64_t off,
+		   uint64_t len)
 {
 	unsigned n = 0;
 

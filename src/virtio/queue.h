@@ -34,7 +34,8 @@ struct virtq {
 	bool enabled;
 	_Atomic uint16_t vector; /* MSI-X vector or VIRTQ_NO_VECTOR */
 
-	bool running;  /* enabled, valid, and the driver is ready: chains may be taken and given back */
+	bool running; /* enabled, valid, and the driver is ready: chains may be taken and given back
+		       */
 	bool stopping; /* a reset waits for the chains that are out */
 	bool event_idx, indirect;
 	uint8_t *desc, *avail, *used; /* in guest RAM; valid while running */
@@ -43,7 +44,7 @@ struct virtq {
 	uint16_t last_avail; /* next entry of the available ring */
 	uint16_t used_idx;
 	uint16_t signalled_used; /* used_idx when the driver was last told */
-	unsigned inflight; /* chains taken and not given back */
+	unsigned inflight;	 /* chains taken and not given back */
 };
 
 /* A descriptor chain: what the device reads comes first in iov, then what it writes. */
@@ -54,7 +55,8 @@ struct virtq_chain {
 	struct iovec iov[VIRTQ_MAX_CHAIN];
 };
 
-void virtq_init(struct virtq *vq, struct virtio_dev *dev, unsigned index, const struct guest_mem *mem);
+void virtq_init(struct virtq *vq, struct virtio_dev *dev, unsigned index,
+		const struct guest_mem *mem);
 void virtq_done(struct virtq *vq);
 
 /** virtq_clear() - registers and indices as after a reset */
@@ -87,13 +89,15 @@ void virtq_unpop(struct virtq *vq);
 /** virtq_drop() - forget a chain that is never given back; the queue must be broken next */
 void virtq_drop(struct virtq *vq);
 
-/** virtq_signal() - interrupt the driver if it wants to know of what was pushed since the last time */
+/** virtq_signal() - interrupt the driver if it wants to know of what was pushed since the last time
+ */
 void virtq_signal(struct virtq *vq);
 
 /** virtq_kick_disable() - the driver need not notify now; a hint */
 void virtq_kick_disable(struct virtq *vq);
 
-/** virtq_kick_enable() - the driver shall notify again; true when chains came meanwhile: take them first */
+/** virtq_kick_enable() - the driver shall notify again; true when chains came meanwhile: take them
+ * first */
 bool virtq_kick_enable(struct virtq *vq);
 
 /** virtq_break() - the driver broke the rules: stop the queue, ask for a reset; returns -EINVAL */
@@ -101,19 +105,25 @@ int virtq_break(struct virtq *vq, const char *why);
 
 void virtq_lock(struct virtq *vq);
 
-/** virtq_unlock_done() - unlock after virtq_push() on the loop thread; goes on with a waiting reset */
+/** virtq_unlock_done() - unlock after virtq_push() on the loop thread; goes on with a waiting reset
+ */
 void virtq_unlock_done(struct virtq *vq);
 
 void virtq_save(struct virtq *vq, struct snap_writer *w);
 
-/** virtq_load() - into a stopped queue; `running` says afterwards whether it ran: the caller starts it */
+/** virtq_load() - into a stopped queue; `running` says afterwards whether it ran: the caller starts
+ * it */
 int virtq_load(struct virtq *vq, struct snap_reader *r, unsigned vector_count, struct err *err);
 
-/* Scatter-gather lists of chains: copy out of or into the bytes from @off on; returns how many were there. */
+/* Scatter-gather lists of chains: copy out of or into the bytes from @off on; returns how many were
+ * there. */
 size_t iov_copy_from(const struct iovec *iov, unsigned count, uint64_t off, void *buf, size_t len);
-size_t iov_copy_to(const struct iovec *iov, unsigned count, uint64_t off, const void *buf, size_t len);
+size_t iov_copy_to(const struct iovec *iov, unsigned count, uint64_t off, const void *buf,
+		   size_t len);
 
-/** iov_slice() - list of the bytes [@off, @off+@len) of another list, which has them; returns its entries */
-unsigned iov_slice(struct iovec *dst, const struct iovec *iov, unsigned count, uint64_t off, uint64_t len);
+/** iov_slice() - list of the bytes [@off, @off+@len) of another list, which has them; returns its
+ * entries */
+unsigned iov_slice(struct iovec *dst, const struct iovec *iov, unsigned count, uint64_t off,
+		   uint64_t len);
 
 #endif

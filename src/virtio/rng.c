@@ -28,7 +28,8 @@ static uint32_t fill(const struct virtq_chain *chain)
 	while (got < 0 && errno == EINTR);
 	if (got <= 0)
 		return 0;
-	return (uint32_t)iov_copy_to(chain->iov + chain->out_count, chain->in_count, 0, bytes, (size_t)got);
+	return (uint32_t)iov_copy_to(chain->iov + chain->out_count, chain->in_count, 0, bytes,
+				     (size_t)got);
 }
 
 static void rng_notify(struct virtio_dev *dev, struct virtq *vq)

@@ -37,7 +37,8 @@ struct virtio_dev_ops {
 	const char *name;    /* of its saved section, e.g. "virtio-blk" */
 	uint16_t device_id;  /* virtio 1.2, 5 */
 	uint32_t class_code; /* PCI */
-	/* The driver made buffers available. Queue lock held, queue running; vCPU or loop thread. */
+	/* The driver made buffers available. Queue lock held, queue running; vCPU or loop thread.
+	 */
 	void (*notify)(struct virtio_dev *dev, struct virtq *vq);
 	/* Read or write device configuration, within its length; device lock held; may be NULL */
 	void (*config_read)(struct virtio_dev *dev, unsigned off, void *buf, unsigned len);
@@ -49,7 +50,8 @@ struct virtio_dev_ops {
 	/* The device's own state inside its section; drained; may be NULL */
 	void (*save)(struct virtio_dev *dev, struct snap_writer *w);
 	int (*load)(struct virtio_dev *dev, struct snap_reader *r, struct err *err);
-	void (*free)(struct virtio_dev *dev); /* drained, off the bus: free own parts and @dev's container */
+	void (*free)(
+	    struct virtio_dev *dev); /* drained, off the bus: free own parts and @dev's container */
 };
 
 /* Embedded in each device. */
@@ -57,10 +59,10 @@ struct virtio_dev {
 	const struct virtio_dev_ops *ops;
 	struct virtio_env env;
 	struct pci_dev pci;
-	unsigned pci_cfg_cap; /* offset of the configuration access capability */
+	unsigned pci_cfg_cap;	   /* offset of the configuration access capability */
 	struct loop_timer *resume; /* lets all queues look for work, on the loop thread */
 
-	pthread_mutex_t lock; /* guards what follows, unless atomic */
+	pthread_mutex_t lock;	    /* guards what follows, unless atomic */
 	uint64_t offered, accepted; /* features */
 	uint32_t feature_select, driver_feature_select;
 	uint16_t queue_select;
@@ -77,9 +79,9 @@ struct virtio_dev {
 };
 
 /* For devices */
-int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops, const struct virtio_env *env,
-		    unsigned slot, uint64_t features, unsigned queue_count, unsigned config_len,
-		    struct err *err);
+int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops,
+		    const struct virtio_env *env, unsigned slot, uint64_t features,
+		    unsigned queue_count, unsigned config_len, struct err *err);
 void virtio_dev_done(struct virtio_dev *dev); /* after virtio_dev_init() succeeded; loop thread */
 
 static inline bool virtio_has(const struct virtio_dev *dev, unsigned feature)
@@ -87,7 +89,8 @@ static inline bool virtio_has(const struct virtio_dev *dev, unsigned feature)
 	return dev->accepted >> feature & 1; /* fixed while queues run */
 }
 
-/** virtio_resume_soon() - have all running queues notified on the loop thread; any thread, any lock */
+/** virtio_resume_soon() - have all running queues notified on the loop thread; any thread, any lock
+ */
 void virtio_resume_soon(struct virtio_dev *dev);
 
 /* For the queue */
@@ -119,8 +122,9 @@ void virtio_dev_free(struct virtio_dev *dev); /* NULL is fine; vCPU threads have
  * @serial: up to 20 bytes that the guest can read as the disk's name; may be NULL
  * @queue_count: 1 to VIRTIO_MAX_QUEUES, usually one a vCPU
  */
-int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *disk, const char *serial,
-		   unsigned queue_count, struct virtio_dev **ret_dev, struct err *err);
+int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *disk,
+		   const char *serial, unsigned queue_count, struct virtio_dev **ret_dev,
+		   struct err *err);
 
 /** virtio_rng_new() - an entropy source, fed by the host's */
 int virtio_rng_new(const struct virtio_env *env, unsigned slot, struct virtio_dev **ret_dev,
@@ -143,7 +147,8 @@ int virtio_console_new(const struct virtio_env *env, unsigned slot,
 /** virtio_console_receive() - bytes for the guest; loop thread. Return: how many were taken */
 size_t virtio_console_receive(struct virtio_dev *dev, const uint8_t *bytes, size_t len);
 
-/** virtio_console_flush() - hand gathered output to the backend now; loop thread. Return: bytes still waiting */
+/** virtio_console_flush() - hand gathered output to the backend now; loop thread. Return: bytes
+ * still waiting */
 size_t virtio_console_flush(struct virtio_dev *dev);
 
 #endif

@@ -62,10 +62,12 @@ static void step(struct target *t, struct fuzz_in *in)
 		break;
 	case 6: /* configuration space */
 		at = fuzz_take(in, 1) & ~(size - 1);
-		drv_config_write(&t->d, (unsigned)at, size & 7 ? size & 7 : 4, (uint32_t)fuzz_take(in, 4));
+		drv_config_write(&t->d, (unsigned)at, size & 7 ? size & 7 : 4,
+				 (uint32_t)fuzz_take(in, 4));
 		break;
 	case 7:
-		drv_config(&t->d, (unsigned)(fuzz_take(in, 1) & ~(size - 1)), size & 7 ? size & 7 : 4);
+		drv_config(&t->d, (unsigned)(fuzz_take(in, 1) & ~(size - 1)),
+			   size & 7 ? size & 7 : 4);
 		break;
 	case 8: /* the access capability */
 		drv_config_write(&t->d, t->d.cfg_cap + 8, 4, (uint32_t)fuzz_take(in, 2));

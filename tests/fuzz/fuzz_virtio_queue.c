@@ -55,11 +55,13 @@ static void round_trip(struct target *t, const struct rings *r, unsigned queue, 
 			q_offer(&t->d, q, (uint16_t)(fuzz_take(in, 1) % (SIZE + (op == 0xfc))));
 			break;
 		case 5: /* what the device may read: a block request's type, sector, ranges */
-			put_le64(guest(&t->m, r->area + (fuzz_take(in, 1) << 3), 8), fuzz_take(in, 1 + (op >> 5)));
+			put_le64(guest(&t->m, r->area + (fuzz_take(in, 1) << 3), 8),
+				 fuzz_take(in, 1 + (op >> 5)));
 			break;
 		case 6: /* flags, event index, or the index itself */
 			if (op & 8)
-				*(uint16_t *)guest(&t->m, q->avail + 4 + 2 * SIZE, 2) = (uint16_t)fuzz_take(in, 2);
+				*(uint16_t *)guest(&t->m, q->avail + 4 + 2 * SIZE, 2) =
+				    (uint16_t)fuzz_take(in, 2);
 			else if (op == 0xf6)
 				*q_avail_idx(&t->d, q) = (uint16_t)fuzz_take(in, 2);
 			else

@@ -39,7 +39,7 @@ static inline void target_plug(struct target *t)
 	char path[64];
 	int ret;
 
-	t->backend = (struct virtio_console_backend){ target_output, NULL, t };
+	t->backend = (struct virtio_console_backend) { target_output, NULL, t };
 	switch (t->kind) {
 	case 0:
 		ret = virtio_rng_new(&env, DRV_SLOT, &t->dev, NULL);

@@ -76,9 +76,12 @@ static int teardown(void **state)
 	return 0;
 }
 
-static int try_open(struct fixture *f, bool readonly, bool snapshot, struct disk **ret, struct err *err)
+static int try_open(struct fixture *f, bool readonly, bool snapshot, struct disk **ret,
+		    struct err *err)
 {
-	struct disk_options opt = { .readonly = readonly, .snapshot = snapshot, .engine = f->engine };
+	struct disk_options opt = { .readonly = readonly,
+				    .snapshot = snapshot,
+				    .engine = f->engine };
 
 	return disk_open(f->loop, f->path, &opt, ret, err);
 }
@@ -109,8 +112,13 @@ static void req_done(struct disk_req *req, int ret)
 static int run(struct disk *disk, enum disk_op op, unsigned flags, uint64_t off, uint64_t len,
 	       struct iovec *iov, unsigned n)
 {
-	struct waited w = { .req = { .op = op, .flags = flags, .off = off, .len = len, .iov = iov,
-				     .iov_count = n, .done = req_done } };
+	struct waited w = { .req = { .op = op,
+				     .flags = flags,
+				     .off = off,
+				     .len = len,
+				     .iov = iov,
+				     .iov_count = n,
+				     .done = req_done } };
 
 	disk_queue(disk, &w.req);
 	assert_int_equal(w.calls, 0); /* never inside disk_queue() */
@@ -184,7 +192,9 @@ static void test_read_write(void **state)
 static int read_now(struct fixture *f, uint64_t off, void *buf, uint64_t len)
 {
 	struct iovec iov = { buf, len };
-	struct disk_req req = { .op = DISK_READ, .off = off, .len = len, .iov = &iov, .iov_count = 1 };
+	struct disk_req req = {
+		.op = DISK_READ, .off = off, .len = len, .iov = &iov, .iov_count = 1
+	};
 
 	return disk_read_now(f->disk, &req);
 }
@@ -230,10 +240,10 @@ static void test_scatter_gather(void **state)
 		uint64_t len = (n * 37) % 251; /* zero-length elements, too */
 
 		len = min_u64(len, 32768 - pos);
-		iov[n] = (struct iovec){ buf + pos, len };
+		iov[n] = (struct iovec) { buf + pos, len };
 		pos += len;
 	}
-	iov[n++] = (struct iovec){ buf + pos, 32768 - pos };
+	iov[n++] = (struct iovec) { buf + pos, 32768 - pos };
 	assert_int_equal(run(f->disk, DISK_READ, 0, 1024, 32768, iov, n), 0);
 	assert_memory_equal(buf, f->image + 1024, 32768);
 	free(buf);
@@ -276,7 +286,8 @@ static void test_zeroes_discard(void **state)
 	stat(f->path, &after);
 	assert_true(after.st_blocks >= before.st_blocks); /* the space is kept */
 
-	assert_int_equal(run(f->disk, DISK_WRITE_ZEROES, DISK_REQ_UNMAP, MIB(2), MIB(1), NULL, 0), 0);
+	assert_int_equal(run(f->disk, DISK_WRITE_ZEROES, DISK_REQ_UNMAP, MIB(2), MIB(1), NULL, 0),
+			 0);
 	memset(f->image + MIB(2), 0, MIB(1));
 	check_all(f);
 	stat(f->path, &after);
@@ -334,9 +345,13 @@ static void test_many_in_flight(void **state)
 	for (unsigned i = 0; i < COUNT; i++) {
 		memset(buf + i * 4096, (int)(i % 251), 4096);
 		memcpy(f->image + i * 4096, buf + i * 4096, 4096);
-		iov[i] = (struct iovec){ buf + i * 4096, 4096 };
-		w[i].req = (struct disk_req){ .op = DISK_WRITE, .off = i * 4096, .len = 4096,
-					      .iov = &iov[i], .iov_count = 1, .done = req_done };
+		iov[i] = (struct iovec) { buf + i * 4096, 4096 };
+		w[i].req = (struct disk_req) { .op = DISK_WRITE,
+					       .off = i * 4096,
+					       .len = 4096,
+					       .iov = &iov[i],
+					       .iov_count = 1,
+					       .done = req_done };
 		disk_queue(f->disk, &w[i].req);
 	}
 	disk_kick(f->disk);
@@ -369,8 +384,9 @@ static void test_completion_on_loop(void **state)
 	struct iovec iov = { buf, 512 };
 
 	open_disk(f, false, false);
-	r.req = (struct disk_req){ .op = DISK_READ, .len = 512, .iov = &iov, .iov_count = 1,
-				   .done = quit_done };
+	r.req = (struct disk_req) {
+		.op = DISK_READ, .len = 512, .iov = &iov, .iov_count = 1, .done = quit_done
+	};
 	disk_queue(f->disk, &r.req);
 	disk_kick(f->disk);
 	assert_int_equal(loop_run(f->loop), 42);
@@ -395,12 +411,13 @@ static void test_snapshot(void **state)
 		if (i % 3 == 0)
 			count = 1 + count % 3;
 		if (i % 16 == 7) {
-			assert_int_equal(run(f->disk, DISK_WRITE_ZEROES, 0, sector * 512, count * 512,
-					     NULL, 0), 0);
+			assert_int_equal(
+			    run(f->disk, DISK_WRITE_ZEROES, 0, sector * 512, count * 512, NULL, 0),
+			    0);
 			memset(f->image + sector * 512, 0, count * 512);
 		} else if (i % 16 == 11) {
-			assert_int_equal(run(f->disk, DISK_DISCARD, 0, sector * 512, count * 512,
-					     NULL, 0), 0);
+			assert_int_equal(
+			    run(f->disk, DISK_DISCARD, 0, sector * 512, count * 512, NULL, 0), 0);
 			memset(f->image + sector * 512, 0, count * 512);
 		} else {
 			memset(buf, (int)i + 1, count * 512);
@@ -480,8 +497,10 @@ static FILE *qemu_hold(const char *path, const char *how)
 	char cmd[512], line[128] = "";
 	FILE *p;
 
-	snprintf(cmd, sizeof(cmd), "{ echo 'read 0 512'; touch %s.held; cat %s.fifo; } | "
-		 "qemu-io %s -f raw %s >/dev/null 2>&1", path, path, how, path);
+	snprintf(cmd, sizeof(cmd),
+		 "{ echo 'read 0 512'; touch %s.held; cat %s.fifo; } | "
+		 "qemu-io %s -f raw %s >/dev/null 2>&1",
+		 path, path, how, path);
 	snprintf(line, sizeof(line), "%s.fifo", path);
 	assert_int_equal(mkfifo(line, 0600), 0);
 	p = popen(cmd, "r");
@@ -523,11 +542,13 @@ static void test_locks_with_qemu(void **state)
 		skip();
 	/* We write: QEMU may not. */
 	open_disk(f, false, false);
-	assert_int_not_equal(shell("qemu-io -f raw -c 'write 0 512' %s >/dev/null 2>&1", f->path), 0);
+	assert_int_not_equal(shell("qemu-io -f raw -c 'write 0 512' %s >/dev/null 2>&1", f->path),
+			     0);
 	disk_close(f->disk);
 	/* We read (or overlay): QEMU may read, not write. */
 	open_disk(f, false, true);
-	assert_int_not_equal(shell("qemu-io -f raw -c 'write 0 512' %s >/dev/null 2>&1", f->path), 0);
+	assert_int_not_equal(shell("qemu-io -f raw -c 'write 0 512' %s >/dev/null 2>&1", f->path),
+			     0);
 	assert_int_equal(shell("qemu-io -r -f raw -c 'read 0 512' %s >/dev/null 2>&1", f->path), 0);
 	assert_int_equal(shell("qemu-img info %s >/dev/null 2>&1", f->path), 0);
 	disk_close(f->disk);
@@ -578,9 +599,9 @@ static void limited_child(struct fixture *f)
 	if (try_open(f, false, false, &f->disk, NULL))
 		_exit(100);
 	bad |= run(f->disk, DISK_WRITE, 0, MIB(2), sizeof(buf), &iov, 1) != -EFBIG;
-	iov = (struct iovec){ buf, sizeof(buf) };
+	iov = (struct iovec) { buf, sizeof(buf) };
 	bad |= (run(f->disk, DISK_WRITE, 0, MIB(1) - 4096, sizeof(buf), &iov, 1) != -EFBIG) << 1;
-	iov = (struct iovec){ buf, sizeof(buf) };
+	iov = (struct iovec) { buf, sizeof(buf) };
 	bad |= (run(f->disk, DISK_WRITE, 0, 0, sizeof(buf), &iov, 1) != 0) << 2;
 	disk_close(f->disk);
 	_exit(bad);
@@ -639,11 +660,22 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_read_write), T(test_read_now), T(test_scatter_gather), T(test_refused), T(test_zeroes_discard),
-		T(test_odd_size), T(test_truncated_under_us), T(test_many_in_flight),
-		T(test_completion_on_loop), T(test_snapshot), T(test_snapshot_of_readonly_file),
-		T(test_no_temporary_directory), T(test_locks), T(test_locks_with_qemu),
-		T(test_bad_images), T(test_file_size_limit),
+		T(test_read_write),
+		T(test_read_now),
+		T(test_scatter_gather),
+		T(test_refused),
+		T(test_zeroes_discard),
+		T(test_odd_size),
+		T(test_truncated_under_us),
+		T(test_many_in_flight),
+		T(test_completion_on_loop),
+		T(test_snapshot),
+		T(test_snapshot_of_readonly_file),
+		T(test_no_temporary_directory),
+		T(test_locks),
+		T(test_locks_with_qemu),
+		T(test_bad_images),
+		T(test_file_size_limit),
 	};
 	int ret = cmocka_run_group_tests_name("threads", tests, set_threads, NULL);
 

@@ -54,7 +54,8 @@ static void plug(struct fixture *f, bool readonly, unsigned queues)
 	struct err err = { "" };
 
 	if (disk_open(f->m.loop, f->path, &opt, &f->disk, &err) ||
-	    virtio_blk_new(&env, DRV_SLOT, f->disk, "serial-0123456789abcdef", queues, &f->dev, &err))
+	    virtio_blk_new(&env, DRV_SLOT, f->disk, "serial-0123456789abcdef", queues, &f->dev,
+			   &err))
 		fail_msg("%s", err.text);
 	drv_probe(&f->d, &f->m, DRV_SLOT);
 }
@@ -104,7 +105,7 @@ static void set_header(struct fixture *f, uint32_t type, uint64_t sector)
 {
 	struct virtio_blk_outhdr *hdr = guest(&f->m, f->hdr, 16);
 
-	*hdr = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
+	*hdr = (struct virtio_blk_outhdr) { .type = type, .sector = sector };
 	*(uint8_t *)guest(&f->m, f->status, 1) = 0xee;
 }
 
@@ -112,7 +113,9 @@ static void set_header(struct fixture *f, uint32_t type, uint64_t sector)
 static int request(struct fixture *f, uint32_t type, uint64_t sector, uint32_t len)
 {
 	bool in = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
-	struct drv_buf bufs[3] = { { f->hdr, 16, false }, { f->data, len, in }, { f->status, 1, true } };
+	struct drv_buf bufs[3] = { { f->hdr, 16, false },
+				   { f->data, len, in },
+				   { f->status, 1, true } };
 	uint32_t head, got;
 	uint16_t want;
 
@@ -168,7 +171,7 @@ static void test_features(void **state)
 	struct fixture *f = *state;
 
 	plug(f, false, 1);
-	assert_false(drv_negotiate(&f->d, F(VIRTIO_BLK_F_FLUSH)));                  /* not 1.x */
+	assert_false(drv_negotiate(&f->d, F(VIRTIO_BLK_F_FLUSH)));		  /* not 1.x */
 	assert_false(drv_negotiate(&f->d, BASE_FEATURES | F(VIRTIO_BLK_F_SCSI))); /* not offered */
 	assert_false(drv_negotiate(&f->d, BASE_FEATURES | F(VIRTIO_F_RING_PACKED)));
 	assert_true(drv_negotiate(&f->d, drv_offered(&f->d)));
@@ -230,7 +233,8 @@ static void test_errors(void **state)
 	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 1ull << 55, 512), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 100), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(f, 77, 0, 512), VIRTIO_BLK_S_UNSUPP);
-	assert_int_equal(request(f, VIRTIO_BLK_T_DISCARD, 0, 16), VIRTIO_BLK_S_UNSUPP); /* not negotiated */
+	assert_int_equal(request(f, VIRTIO_BLK_T_DISCARD, 0, 16),
+			 VIRTIO_BLK_S_UNSUPP); /* not negotiated */
 	/* The host takes the image away. */
 	assert_int_equal(truncate(f->path, 4096), 0);
 	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 100, 512), VIRTIO_BLK_S_IOERR);
@@ -251,11 +255,12 @@ static void test_readonly(void **state)
 	check_image(f, 0, 512);
 }
 
-static int range_request(struct fixture *f, uint32_t type, uint64_t sector, uint32_t count, uint32_t flags)
+static int range_request(struct fixture *f, uint32_t type, uint64_t sector, uint32_t count,
+			 uint32_t flags)
 {
 	struct virtio_blk_discard_write_zeroes *r = guest(&f->m, f->data, sizeof(*r));
 
-	*r = (struct virtio_blk_discard_write_zeroes){ sector, count, flags };
+	*r = (struct virtio_blk_discard_write_zeroes) { sector, count, flags };
 	return request(f, type, 0, sizeof(*r));
 }
 
@@ -273,7 +278,8 @@ static void test_discard_zeroes(void **state)
 	assert_int_equal(buf[511], pattern(17 * 512 - 1));
 	assert_int_equal(buf[512 + 8192], pattern(33 * 512));
 	assert_int_equal(range_request(f, VIRTIO_BLK_T_WRITE_ZEROES, 64, 64, 1), VIRTIO_BLK_S_OK);
-	assert_int_equal(range_request(f, VIRTIO_BLK_T_WRITE_ZEROES, 64, 64, 2), VIRTIO_BLK_S_UNSUPP);
+	assert_int_equal(range_request(f, VIRTIO_BLK_T_WRITE_ZEROES, 64, 64, 2),
+			 VIRTIO_BLK_S_UNSUPP);
 	assert_int_equal(range_request(f, VIRTIO_BLK_T_DISCARD, 128, 64, 0), VIRTIO_BLK_S_OK);
 	assert_int_equal(range_request(f, VIRTIO_BLK_T_DISCARD, 128, 64, 1), VIRTIO_BLK_S_UNSUPP);
 	assert_int_equal(range_request(f, VIRTIO_BLK_T_DISCARD, IMAGE_SIZE / 512 - 1, 2, 0),
@@ -282,7 +288,8 @@ static void test_discard_zeroes(void **state)
 	assert_int_equal(request(f, VIRTIO_BLK_T_DISCARD, 0, 32), VIRTIO_BLK_S_IOERR);
 }
 
-/* Header and status split over several buffers, data in odd pieces, indirect after direct descriptors. */
+/* Header and status split over several buffers, data in odd pieces, indirect after direct
+ * descriptors. */
 static void test_framing(void **state)
 {
 	struct fixture *f = *state;
@@ -313,8 +320,10 @@ static void test_queues_and_event_idx(void **state)
 	unsigned total = 0;
 
 	plug(f, false, 4);
-	start(f, BASE_FEATURES | F(VIRTIO_BLK_F_MQ) | F(VIRTIO_RING_F_INDIRECT_DESC) |
-		 F(VIRTIO_RING_F_EVENT_IDX), 4, 128);
+	start(f,
+	      BASE_FEATURES | F(VIRTIO_BLK_F_MQ) | F(VIRTIO_RING_F_INDIRECT_DESC) |
+		  F(VIRTIO_RING_F_EVENT_IDX),
+	      4, 128);
 	set_header(f, VIRTIO_BLK_T_IN, 0);
 	for (unsigned i = 0; i < 4; i++) {
 		struct drv_queue *q = &f->d.q[i];
@@ -342,7 +351,9 @@ static void test_queues_and_event_idx(void **state)
 static void test_reset_in_flight(void **state)
 {
 	struct fixture *f = *state;
-	struct drv_buf bufs[] = { { f->hdr, 16, false }, { f->data, 65536, false }, { f->status, 1, true } };
+	struct drv_buf bufs[] = { { f->hdr, 16, false },
+				  { f->data, 65536, false },
+				  { f->status, 1, true } };
 	struct drv_queue old;
 
 	plug(f, false, 1);
@@ -382,7 +393,8 @@ static void test_bad_request_needs_reset(void **state)
 	struct fixture *f = *state;
 	struct drv_buf no_status[] = { { f->hdr, 16, false } };
 	struct drv_buf short_header[] = { { f->hdr, 15, false }, { f->status, 1, true } };
-	struct drv_buf bad_address[] = { { f->hdr, 16, false }, { DRV_RAM - 256, 512, true },
+	struct drv_buf bad_address[] = { { f->hdr, 16, false },
+					 { DRV_RAM - 256, 512, true },
 					 { f->status, 1, true } };
 	const struct {
 		const struct drv_buf *bufs;
@@ -411,7 +423,9 @@ static void test_bad_request_needs_reset(void **state)
 static void test_intx(void **state)
 {
 	struct fixture *f = *state;
-	struct drv_buf bufs[] = { { f->hdr, 16, false }, { f->data, 512, true }, { f->status, 1, true } };
+	struct drv_buf bufs[] = { { f->hdr, 16, false },
+				  { f->data, 512, true },
+				  { f->status, 1, true } };
 	unsigned gsi = pci_intx_gsi(DRV_SLOT, 1);
 
 	plug(f, false, 1);
@@ -456,7 +470,9 @@ static void test_save_load(void **state)
 	struct snap_reader r;
 	struct driver d;
 	struct err err = { "" };
-	struct drv_buf bufs[] = { { f->hdr, 16, false }, { f->data, 4096, true }, { f->status, 1, true } };
+	struct drv_buf bufs[] = { { f->hdr, 16, false },
+				  { f->data, 4096, true },
+				  { f->status, 1, true } };
 
 	plug(f, false, 2);
 	start(f, BASE_FEATURES | F(VIRTIO_BLK_F_MQ) | F(VIRTIO_RING_F_EVENT_IDX), 2, 64);
@@ -501,10 +517,20 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_identity), T(test_features), T(test_read_write), T(test_write_through),
-		T(test_get_id), T(test_errors), T(test_readonly), T(test_discard_zeroes),
-		T(test_framing), T(test_queues_and_event_idx), T(test_reset_in_flight),
-		T(test_bad_request_needs_reset), T(test_intx), T(test_config_access_cap),
+		T(test_identity),
+		T(test_features),
+		T(test_read_write),
+		T(test_write_through),
+		T(test_get_id),
+		T(test_errors),
+		T(test_readonly),
+		T(test_discard_zeroes),
+		T(test_framing),
+		T(test_queues_and_event_idx),
+		T(test_reset_in_flight),
+		T(test_bad_request_needs_reset),
+		T(test_intx),
+		T(test_config_access_cap),
 		T(test_save_load),
 	};
 

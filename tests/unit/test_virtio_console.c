@@ -52,7 +52,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	machine_init(&f->m);
-	f->backend = (struct virtio_console_backend){ output, input_ready, f };
+	f->backend = (struct virtio_console_backend) { output, input_ready, f };
 	f->out_room = sizeof(f->out);
 	f->data = guest_alloc(&f->m, MIB(1), 4096);
 	plug(f);
@@ -205,8 +205,9 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_output), T(test_large_output_and_slow_backend), T(test_input),
-		T(test_reset_with_output_waiting), T(test_save_load),
+		T(test_output),	   T(test_large_output_and_slow_backend),
+		T(test_input),	   T(test_reset_with_output_waiting),
+		T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

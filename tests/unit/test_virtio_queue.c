@@ -76,7 +76,8 @@ static void offer_and_expect_break(struct fixture *f)
 	assert_int_equal(q_used_idx(&f->d, &f->d.q[0]), 0);
 }
 
-static void desc(struct fixture *f, unsigned i, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
+static void desc(struct fixture *f, unsigned i, uint64_t addr, uint32_t len, uint16_t flags,
+		 uint16_t next)
 {
 	q_desc(&f->d, f->d.q[0].desc, i, addr, len, flags, next);
 }
@@ -173,8 +174,8 @@ static void test_bad_buffers(void **state)
 		uint64_t addr;
 		uint32_t len;
 	} bad[] = {
-		{ DRV_RAM, 1 }, { DRV_RAM - 1, 2 }, { ~0ull, 1 }, { ~0ull - 7, 16 },
-		{ 0, 0xffffffff }, { 0xfee00000, 4 }, { 1ull << 63, 64 },
+		{ DRV_RAM, 1 },	   { DRV_RAM - 1, 2 }, { ~0ull, 1 },	   { ~0ull - 7, 16 },
+		{ 0, 0xffffffff }, { 0xfee00000, 4 },  { 1ull << 63, 64 },
 	};
 	struct fixture *f = *state;
 
@@ -192,8 +193,12 @@ static void test_bad_indirect(void **state)
 		uint32_t len;
 		uint16_t flags;
 	} bad[] = {
-		{ 0, 0, 0 },          { 0, 15, 0 },       { 0, 17, 0 },
-		{ 0, 16 * 257, 0 },   { DRV_RAM, 16, 0 }, { ~0ull - 0x100000, 32, 0 },
+		{ 0, 0, 0 },
+		{ 0, 15, 0 },
+		{ 0, 17, 0 },
+		{ 0, 16 * 257, 0 },
+		{ DRV_RAM, 16, 0 },
+		{ ~0ull - 0x100000, 32, 0 },
 		{ 0, 16, VRING_DESC_F_NEXT },
 	};
 	struct fixture *f = *state;
@@ -201,7 +206,8 @@ static void test_bad_indirect(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
 		start(f);
 		q_desc(&f->d, f->data, 0, f->data, 4, VRING_DESC_F_WRITE, 0);
-		desc(f, 0, f->data + bad[i].off, bad[i].len, VRING_DESC_F_INDIRECT | bad[i].flags, 1);
+		desc(f, 0, f->data + bad[i].off, bad[i].len, VRING_DESC_F_INDIRECT | bad[i].flags,
+		     1);
 		desc(f, 1, f->data, 4, VRING_DESC_F_WRITE, 0);
 		offer_and_expect_break(f);
 	}
@@ -226,8 +232,8 @@ static void test_long_indirect(void **state)
 	/* As long as may be, longer than the ring */
 	start(f);
 	for (unsigned i = 0; i < 256; i++)
-		q_desc(&f->d, table, i, f->data, 1, VRING_DESC_F_WRITE | (i < 255 ? VRING_DESC_F_NEXT : 0),
-		       (uint16_t)(i + 1));
+		q_desc(&f->d, table, i, f->data, 1,
+		       VRING_DESC_F_WRITE | (i < 255 ? VRING_DESC_F_NEXT : 0), (uint16_t)(i + 1));
 	desc(f, 0, table, 16 * 256, VRING_DESC_F_INDIRECT | VRING_DESC_F_WRITE, 0);
 	q_offer(&f->d, &f->d.q[0], 0);
 	q_kick(&f->d, 0);
@@ -247,11 +253,16 @@ static void test_bad_rings(void **state)
 		unsigned reg, size;
 		uint64_t val;
 	} bad[] = {
-		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, 0 },          { VIRTIO_PCI_COMMON_Q_SIZE, 2, 3 },
-		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, 512 },        { VIRTIO_PCI_COMMON_Q_DESCLO, 8, 0x10008 },
-		{ VIRTIO_PCI_COMMON_Q_DESCLO, 8, DRV_RAM },  { VIRTIO_PCI_COMMON_Q_AVAILLO, 8, 0x10001 },
-		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 8, DRV_RAM - 6 }, { VIRTIO_PCI_COMMON_Q_USEDLO, 8, 0x10002 },
-		{ VIRTIO_PCI_COMMON_Q_USEDLO, 8, ~0ull - 3 }, { VIRTIO_PCI_COMMON_Q_USEDHI, 4, 0xffffffff },
+		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, 0 },
+		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, 3 },
+		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, 512 },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, 8, 0x10008 },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, 8, DRV_RAM },
+		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 8, 0x10001 },
+		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 8, DRV_RAM - 6 },
+		{ VIRTIO_PCI_COMMON_Q_USEDLO, 8, 0x10002 },
+		{ VIRTIO_PCI_COMMON_Q_USEDLO, 8, ~0ull - 3 },
+		{ VIRTIO_PCI_COMMON_Q_USEDHI, 4, 0xffffffff },
 	};
 	struct fixture *f = *state;
 
@@ -376,12 +387,23 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_works), T(test_loop), T(test_loop_of_empty_buffers), T(test_indirect_loop),
-		T(test_head_out_of_range), T(test_next_out_of_range), T(test_too_many_available),
-		T(test_readable_after_writable), T(test_bad_buffers), T(test_bad_indirect),
-		T(test_long_indirect), T(test_bad_rings), T(test_fixed_once_enabled),
-		T(test_no_access_without_bus_master), T(test_offered_before_ready),
-		T(test_interrupt_suppression), T(test_writes_are_told),
+		T(test_works),
+		T(test_loop),
+		T(test_loop_of_empty_buffers),
+		T(test_indirect_loop),
+		T(test_head_out_of_range),
+		T(test_next_out_of_range),
+		T(test_too_many_available),
+		T(test_readable_after_writable),
+		T(test_bad_buffers),
+		T(test_bad_indirect),
+		T(test_long_indirect),
+		T(test_bad_rings),
+		T(test_fixed_once_enabled),
+		T(test_no_access_without_bus_master),
+		T(test_offered_before_ready),
+		T(test_interrupt_suppression),
+		T(test_writes_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,7 @@ struct machine {
 	struct pci_host *pci;
 	struct loop *loop;
 	struct loop_timer *stop;
-	uint64_t brk; /* next free byte of guest RAM */
+	uint64_t brk;	      /* next free byte of guest RAM */
 	atomic_uint msi[256]; /* by vector */
 	int line[24];
 };
@@ -73,7 +73,7 @@ static inline void machine_init(struct machine *m)
 	struct err err;
 
 	memset(m, 0, sizeof(*m));
-	m->irq = (struct irq_sink){ .line = machine_line, .msi = machine_msi, .chip = m };
+	m->irq = (struct irq_sink) { .line = machine_line, .msi = machine_msi, .chip = m };
 	m->brk = 0x10000;
 	if (loop_new(&m->loop, &err) || loop_timer_add(m->loop, machine_stop, m, &m->stop) ||
 	    guest_mem_init(&m->mem, DRV_RAM, &err) || bus_init(&m->pio) || bus_init(&m->mmio) ||
@@ -93,7 +93,7 @@ static inline void machine_done(struct machine *m)
 
 static inline struct virtio_env machine_env(struct machine *m)
 {
-	return (struct virtio_env){ .mem = &m->mem, .pci = m->pci, .loop = m->loop };
+	return (struct virtio_env) { .mem = &m->mem, .pci = m->pci, .loop = m->loop };
 }
 
 /* Let the loop run for a moment. */
@@ -120,7 +120,8 @@ static inline void *guest(struct machine *m, uint64_t gpa, uint64_t len)
 
 static inline uint32_t drv_config(struct driver *d, unsigned off, unsigned size)
 {
-	return (uint32_t)bus_read(&d->m->mmio, MEM_ECAM_BASE + ((uint64_t)d->slot << 15) + off, size);
+	return (uint32_t)bus_read(&d->m->mmio, MEM_ECAM_BASE + ((uint64_t)d->slot << 15) + off,
+				  size);
 }
 
 static inline void drv_config_write(struct driver *d, unsigned off, unsigned size, uint32_t val)
@@ -139,7 +140,8 @@ static inline void drv_probe(struct driver *d, struct machine *m, unsigned slot)
 	d->m = m;
 	d->slot = slot;
 	drv_config_write(d, PCI_REG_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-	for (unsigned cap = drv_config(d, PCI_REG_CAP_PTR, 1); cap; cap = drv_config(d, cap + 1, 1)) {
+	for (unsigned cap = drv_config(d, PCI_REG_CAP_PTR, 1); cap;
+	     cap = drv_config(d, cap + 1, 1)) {
 		uint64_t at;
 
 		if (drv_config(d, cap, 1) == PCI_CAP_ID_MSIX) {
@@ -203,7 +205,8 @@ static inline bool drv_negotiate(struct driver *d, uint64_t features)
 {
 	drv_set(d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	drv_set(d, VIRTIO_PCI_COMMON_STATUS, 1, VIRTIO_CONFIG_S_ACKNOWLEDGE);
-	drv_set(d, VIRTIO_PCI_COMMON_STATUS, 1, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	drv_set(d, VIRTIO_PCI_COMMON_STATUS, 1,
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
 	drv_set(d, VIRTIO_PCI_COMMON_GFSELECT, 4, 0);
 	drv_set(d, VIRTIO_PCI_COMMON_GF, 4, (uint32_t)features);
 	drv_set(d, VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
@@ -269,7 +272,7 @@ static inline void q_desc(struct driver *d, uint64_t table, unsigned i, uint64_t
 {
 	struct vring_desc *desc = guest(d->m, table + 16 * i, 16);
 
-	*desc = (struct vring_desc){ .addr = addr, .len = len, .flags = flags, .next = next };
+	*desc = (struct vring_desc) { .addr = addr, .len = len, .flags = flags, .next = next };
 }
 
 static inline void q_offer(struct driver *d, struct drv_queue *q, uint16_t head)
@@ -281,29 +284,33 @@ static inline void q_offer(struct driver *d, struct drv_queue *q, uint16_t head)
 	__atomic_store_n(idx, (uint16_t)(*idx + 1), __ATOMIC_RELEASE);
 }
 
-/* Offer a chain; descriptors are taken round the ring: the caller keeps few in flight. Returns the head. */
-static inline uint16_t q_add(struct driver *d, struct drv_queue *q, const struct drv_buf *bufs, unsigned n)
+/* Offer a chain; descriptors are taken round the ring: the caller keeps few in flight. Returns the
+ * head. */
+static inline uint16_t q_add(struct driver *d, struct drv_queue *q, const struct drv_buf *bufs,
+			     unsigned n)
 {
 	uint16_t head = q->free_desc % q->size;
 
 	for (unsigned i = 0; i < n; i++)
 		q_desc(d, q->desc, (q->free_desc + i) % q->size, bufs[i].gpa, bufs[i].len,
-		       (bufs[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0),
+		       (bufs[i].write ? VRING_DESC_F_WRITE : 0) |
+			   (i + 1 < n ? VRING_DESC_F_NEXT : 0),
 		       (q->free_desc + i + 1) % q->size);
 	q->free_desc = (uint16_t)((q->free_desc + n) % q->size);
 	q_offer(d, q, head);
 	return head;
 }
 
-static inline uint16_t q_add_indirect(struct driver *d, struct drv_queue *q, const struct drv_buf *bufs,
-				      unsigned n)
+static inline uint16_t q_add_indirect(struct driver *d, struct drv_queue *q,
+				      const struct drv_buf *bufs, unsigned n)
 {
 	uint64_t table = guest_alloc(d->m, 16 * n, 16);
 	uint16_t head = q->free_desc++ % q->size;
 
 	for (unsigned i = 0; i < n; i++)
 		q_desc(d, table, i, bufs[i].gpa, bufs[i].len,
-		       (bufs[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0),
+		       (bufs[i].write ? VRING_DESC_F_WRITE : 0) |
+			   (i + 1 < n ? VRING_DESC_F_NEXT : 0),
 		       (uint16_t)(i + 1));
 	q_desc(d, q->desc, head, table, 16 * n, VRING_DESC_F_INDIRECT, 0);
 	q_offer(d, q, head);
@@ -316,7 +323,8 @@ static inline void q_kick(struct driver *d, unsigned i)
 }
 
 /* Wait for a used entry, 5 s at most; false: none came. */
-static inline bool q_wait(struct driver *d, struct drv_queue *q, uint32_t *ret_head, uint32_t *ret_len)
+static inline bool q_wait(struct driver *d, struct drv_queue *q, uint32_t *ret_head,
+			  uint32_t *ret_len)
 {
 	const uint8_t *elem;
 
