@@ -186,8 +186,9 @@ struct bt_cpu {
 	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
 	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
 	bool halted, wait_sipi, nmi_masked, nmi_pending;
-	bool no_step;            /* no debug trap after this instruction: it entered a handler or loaded SS */
+	uint8_t no_step;         /* NO_STEP_*: why no debug trap follows this instruction */
 	uint8_t watch_hits;      /* data breakpoints that the instruction about to run will hit */
+	uint8_t watch_held;      /* and those of a load of SS before it */
 
 	/* exception in flight, see bt_raise() */
 	struct {

@@ -248,6 +248,9 @@ void sys_flush_for_cr3(struct bt_cpu *cpu, uint64_t cr3);
 
 /* ---- sys_debug.c ---- */
 
+/* cpu->no_step: the instruction entered a handler, so TF no longer counts; or it loaded SS, which delays traps */
+enum { NO_STEP_HANDLER = 1, NO_STEP_SS = 2 };
+
 _Noreturn void sys_raise_db(struct bt_cpu *cpu, uint64_t dr6_bits);
 
 static inline bool sys_debugging(const struct bt_cpu *cpu)
@@ -310,7 +313,7 @@ sys_fn sys_movs, sys_stos, sys_lods, sys_scas, sys_cmps, sys_ins, sys_outs;
 
 void sys_io_check(struct bt_cpu *cpu, uint16_t port, unsigned size);
 sys_fn sys_in, sys_out, sys_hlt, sys_cli, sys_sti, sys_clac, sys_stac, sys_rdtsc, sys_rdtscp, sys_rdpmc,
-	sys_rdpid, sys_cpuid, sys_wbinvd, sys_clflush, sys_clzero;
+	sys_rdpid, sys_cpuid, sys_hypercall, sys_wbinvd, sys_clflush, sys_clzero;
 
 /* ---- sys_msr.c ---- */
 

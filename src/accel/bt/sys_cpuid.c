@@ -355,8 +355,8 @@ static void hypervisor(struct bt_cpu *cpu, uint32_t leaf, uint32_t out[4])
 		out[D] = 0x4d;
 		break;
 	case 0x40000001:
-		/* both generations of kvm-clock, no delay for port I/O; the clock is stable across vCPUs */
-		out[A] = BIT(0) | BIT(1) | BIT(3) | BIT(24);
+		/* both generations of kvm-clock, no delay for port I/O, IPIs to many; the clock is stable across vCPUs */
+		out[A] = BIT(0) | BIT(1) | BIT(3) | BIT(11) | BIT(24);
 		break;
 	case 0x40000010:
 		out[A] = cpu->vm->tsc_khz;

@@ -346,7 +346,8 @@ void bt_cpu_reset(struct bt_cpu *cpu, bool init)
 		sys_fpu_reset(cpu);
 	}
 	cpu->cpl = 0;
-	cpu->int_shadow = cpu->halted = cpu->nmi_masked = cpu->no_step = false;
+	cpu->int_shadow = cpu->halted = cpu->nmi_masked = false;
+	cpu->no_step = cpu->watch_hits = cpu->watch_held = 0;
 	cpu->exc.valid = false;
 	cpu->delivering = -1;
 	cpu->wait_sipi = cpu->index != 0;

@@ -187,11 +187,16 @@ bool bt_debug_code(struct bt_cpu *cpu, uint64_t la)
 
 void bt_debug_after(struct bt_cpu *cpu, bool tf_before)
 {
-	uint64_t bits = cpu->watch_hits | (tf_before ? 1u << 14 : 0);
-	bool hold = cpu->no_step;
+	uint64_t bits = cpu->watch_hits | cpu->watch_held;
+	unsigned no_step = cpu->no_step;
 
+	cpu->watch_held = no_step == NO_STEP_SS ? bits : 0;
 	cpu->watch_hits = 0;
-	cpu->no_step = false;
-	if (bits && !hold)
+	cpu->no_step = 0;
+	if (no_step == NO_STEP_SS)
+		return;
+	if (tf_before && no_step != NO_STEP_HANDLER)
+		bits |= 1u << 14;
+	if (bits)
 		sys_raise_db(cpu, bits);
 }

@@ -268,7 +268,7 @@ static uint64_t soft_interrupt(struct bt_cpu *cpu, unsigned vector, bool check_d
 
 	cpu->delivering = DELIVER_SOFT | vector;
 	sys_deliver(cpu, vector, check_dpl, -1, 0, next);
-	cpu->no_step = step;
+	cpu->no_step = step ? NO_STEP_HANDLER : 0;
 	return cpu->st.rip;
 }
 
@@ -290,5 +290,8 @@ uint64_t sys_into(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 /* INT1 checks no DPL. */
 uint64_t sys_int1(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
-	return soft_interrupt(cpu, VEC_DB, false, next);
+	uint64_t rip = soft_interrupt(cpu, VEC_DB, false, next);
+
+	cpu->watch_hits = cpu->watch_held = 0; /* this #DB reports them */
+	return rip;
 }

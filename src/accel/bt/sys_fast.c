@@ -40,7 +40,8 @@ uint64_t sys_syscall(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		cpu->st.rflags &= ~(uint64_t)(FL_IF | FL_VM | FL_RF);
 		enter_kernel(cpu, cs, CS32_ATTR);
 	}
-	cpu->no_step = step;
+	/* TF counts as SYSCALL leaves it */
+	cpu->no_step = step && !(cpu->st.rflags & FL_TF) ? NO_STEP_HANDLER : 0;
 	bt_update_key(cpu);
 	return target;
 }
@@ -67,7 +68,14 @@ uint64_t sys_sysret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	sys_set_flat(&cpu->st.segs[SEG_SS], (sel + 8) | 3, SS_ATTR | DPL3);
 	cpu->cpl = 3;
 	bt_update_key(cpu);
-	return to_64 ? rcx : (uint32_t)rcx;
+	if (!to_64)
+		rcx = (uint32_t)rcx;
+	if (cpu->st.rflags & FL_TF) {
+		/* TF as SYSRET loads it traps right after it */
+		cpu->st.rip = rcx;
+		sys_raise_db(cpu, 1u << 14);
+	}
+	return rcx;
 }
 
 uint64_t sys_sysenter(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
@@ -82,7 +90,7 @@ uint64_t sys_sysenter(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	cpu->st.rflags &= ~(uint64_t)(FL_IF | FL_VM | FL_RF);
 	enter_kernel(cpu, cs, lm ? CS64_ATTR : CS32_ATTR);
 	cpu->st.regs[REG_RSP] = lm ? cpu->st.msr_sysenter_esp : (uint32_t)cpu->st.msr_sysenter_esp;
-	cpu->no_step = step;
+	cpu->no_step = step ? NO_STEP_HANDLER : 0;
 	bt_update_key(cpu);
 	return lm ? cpu->st.msr_sysenter_eip : (uint32_t)cpu->st.msr_sysenter_eip;
 }

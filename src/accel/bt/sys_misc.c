@@ -149,6 +149,53 @@ uint64_t sys_cpuid(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	return next;
 }
 
+/*
+ * KVM's hypercalls, by either vendor's instruction: the oldest, which does nothing, and
+ * inter-processor interrupts to many at once.
+ */
+#define KVM_HC_VAPIC_POLL_IRQ 1
+#define KVM_HC_SEND_IPI 10
+#define KVM_ENOSYS 1000
+
+/*
+ * rbx, rcx: bitmap of APIC IDs from rdx on (as many bits each as a register has); rsi: as ICR.
+ * Returns how many were sent to.
+ */
+static int64_t send_ipi(struct bt_cpu *cpu, unsigned size)
+{
+	uint64_t low = sys_gpr(cpu, REG_RBX, size), high = sys_gpr(cpu, REG_RCX, size);
+	uint64_t first = sys_gpr(cpu, REG_RDX, size), icr = sys_gpr(cpu, REG_RSI, size);
+	unsigned mode = icr >> 8 & 7, bits = size * 8;
+	int64_t sent = 0;
+
+	if ((icr & 0x800) || (mode != 0 && mode != 4))
+		return -EINVAL;
+	for (uint64_t i = 0; i < bits * 2; i++) {
+		bool wanted = i < bits ? low >> i & 1 : high >> (i - bits) & 1;
+
+		if (!wanted || first + i >= cpu->vm->count)
+			continue;
+		lapic_deliver(cpu->vm->lapics, first + i, false, mode, icr, false);
+		sent++;
+	}
+	return sent;
+}
+
+uint64_t sys_hypercall(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
+{
+	unsigned size = bt_64bit(cpu) ? 8 : 4;
+	int64_t ret = -KVM_ENOSYS;
+
+	if (cpu->cpl)
+		ret = -EPERM;
+	else if (sys_gpr(cpu, REG_RAX, size) == KVM_HC_VAPIC_POLL_IRQ)
+		ret = 0;
+	else if (sys_gpr(cpu, REG_RAX, size) == KVM_HC_SEND_IPI)
+		ret = send_ipi(cpu, size);
+	sys_set_gpr(cpu, REG_RAX, size, ret);
+	return next;
+}
+
 /* INVD and WBINVD: guest memory is coherent. */
 uint64_t sys_wbinvd(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {

@@ -18,9 +18,12 @@ static void drop_segments(struct bt_cpu *cpu, unsigned cpl)
 		struct vcpu_seg *s = &cpu->st.segs[regs[i]];
 		bool conforming = (s->attr & (SEG_TYPE_CODE | SEG_TYPE_C)) == (SEG_TYPE_CODE | SEG_TYPE_C);
 
-		/* what is null already keeps its base: an MSR write made it */
-		if (!(s->attr & SEG_ATTR_UNUSABLE) && seg_dpl(s) < cpl && !conforming)
-			sys_null_seg(s, 0, 0);
+		/* the base stays: in 64-bit mode an MSR write made it */
+		if (!(s->attr & SEG_ATTR_UNUSABLE) && seg_dpl(s) < cpl && !conforming) {
+			s->selector = 0;
+			s->attr = SEG_ATTR_UNUSABLE;
+			s->limit = 0;
+		}
 	}
 }
 

@@ -197,7 +197,7 @@ uint64_t sys_mov_to_seg(struct bt_cpu *cpu, const struct insn *in, uint64_t next
 	sys_load_seg(cpu, in->seg_reg, sel);
 	if (in->seg_reg == SEG_SS) {
 		cpu->int_shadow = true;
-		cpu->no_step = sys_debugging(cpu);
+		cpu->no_step = sys_debugging(cpu) ? NO_STEP_SS : 0;
 		bt_update_key(cpu);
 	}
 	return next;

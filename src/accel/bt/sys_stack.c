@@ -139,7 +139,7 @@ uint64_t sys_pop_seg(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	sys_stack_commit(cpu, &s);
 	if (in->seg_reg == SEG_SS) {
 		cpu->int_shadow = true;
-		cpu->no_step = sys_debugging(cpu);
+		cpu->no_step = sys_debugging(cpu) ? NO_STEP_SS : 0;
 		bt_update_key(cpu);
 	}
 	return next;
