@@ -391,6 +391,7 @@ void uart_reset(struct uart *u)
 {
 	pthread_mutex_lock(&u->lock);
 	reset_regs(u);
+	fill_fifo(u); /* nobody else would: the other end waits for room */
 	update_irq(u);
 	pthread_mutex_unlock(&u->lock);
 }

@@ -352,7 +352,6 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	fill_table(m);
 	m->uart_port = (struct console_port) { uart_port_receive, m->uart };
 	m->vcon_port = (struct console_port) { vcon_port_receive, m->vcon };
-	console_attach(con, &m->uart_port);
 	*ret_machine = m;
 	return 0;
 }
@@ -389,7 +388,12 @@ void machine_free(struct machine *m)
 
 int machine_start(struct machine *m, struct err *err)
 {
-	return vm_start(m->vm, err);
+	int ret = vm_start(m->vm, err);
+
+	/* Not before: power-on would lose what the port had taken. */
+	if (ret == 0)
+		console_attach(m->con, &m->uart_port);
+	return ret;
 }
 
 void machine_power_button(struct machine *m)
