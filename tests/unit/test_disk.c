@@ -11,14 +11,18 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "base/util.h"
 #include "disk/disk.h"
+#include "disk/driver.h"
 
 #define IMAGE_SIZE MIB(4)
 
@@ -628,6 +632,144 @@ static void test_file_size_limit(void **state)
 	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static bool put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return good;
+}
+
+/* A file system that is full: the write fails, the rest goes on. In a child with a tmpfs of its
+ * own. */
+static void full_child(struct fixture *f)
+{
+	static uint8_t buf[MIB(1)];
+	struct iovec iov = { buf, sizeof(buf) };
+	char uid_map[32], gid_map[32];
+	int fd, bad = 0;
+
+	snprintf(uid_map, sizeof(uid_map), "0 %u 1", geteuid());
+	snprintf(gid_map, sizeof(gid_map), "0 %u 1", getegid());
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0 || !put("/proc/self/setgroups", "deny") ||
+	    !put("/proc/self/uid_map", uid_map) || !put("/proc/self/gid_map", gid_map) ||
+	    mount("none", "/tmp", "tmpfs", 0, "size=256k") < 0)
+		_exit(77);
+	snprintf(f->path, sizeof(f->path), "/tmp/image");
+	fd = open(f->path, O_RDWR | O_CREAT, 0600);
+	if (fd < 0 || ftruncate(fd, IMAGE_SIZE) < 0 || close(fd) < 0)
+		_exit(100);
+	if (try_open(f, false, false, &f->disk, NULL))
+		_exit(101);
+	bad |= run(f->disk, DISK_WRITE, 0, 0, sizeof(buf), &iov, 1) != -ENOSPC;
+	iov = (struct iovec) { buf, 4096 };
+	bad |= (run(f->disk, DISK_WRITE, 0, 0, 4096, &iov, 1) != 0) << 1;
+	iov = (struct iovec) { buf, 4096 };
+	bad |= (run(f->disk, DISK_READ, 0, MIB(2), 4096, &iov, 1) != 0) << 2;
+	/* Zeroes with the space kept cannot be had, zeroes as a hole can. */
+	bad |= (run(f->disk, DISK_WRITE_ZEROES, DISK_REQ_UNMAP, 0, MIB(2), NULL, 0) != 0) << 3;
+	iov = (struct iovec) { buf, 128 << 10 };
+	bad |= (run(f->disk, DISK_WRITE, 0, MIB(3), 128 << 10, &iov, 1) != 0) << 4;
+	disk_close(f->disk);
+	_exit(bad);
+}
+
+static void test_full_file_system(void **state)
+{
+	struct fixture *f = *state;
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct err err;
+
+		if (loop_new(&f->loop, &err))
+			_exit(102);
+		full_child(f);
+	}
+	waitpid(pid, &status, 0);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip(); /* no user namespaces here */
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* After a failed flush nobody knows what is on the disk: no later one may succeed. */
+static void test_failed_flush_stays(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file;
+	uint8_t buf[512] = { 1 };
+	int pipe_fds[2], saved;
+
+	open_disk(f, false, false);
+	assert_int_equal(run(f->disk, DISK_FLUSH, 0, 0, 0, NULL, 0), 0);
+	file = f->disk->priv;
+	saved = dup(file->fd);
+	assert_int_equal(pipe(pipe_fds), 0);
+	assert_int_equal(dup2(pipe_fds[0], file->fd), file->fd); /* a pipe cannot be synced */
+	assert_int_equal(run(f->disk, DISK_FLUSH, 0, 0, 0, NULL, 0), -EINVAL);
+	assert_int_equal(dup2(saved, file->fd), file->fd);
+	assert_int_equal(run(f->disk, DISK_FLUSH, 0, 0, 0, NULL, 0), -EINVAL);
+	assert_int_equal(run_write(f, 0, buf, 512), 0);
+	assert_int_equal(run(f->disk, DISK_FLUSH, 0, 0, 0, NULL, 0), -EINVAL);
+	close(saved);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+struct submitter {
+	struct fixture *f;
+	struct waited w[64];
+	struct iovec iov[64];
+	uint8_t *buf;
+};
+
+static void *submit_and_end(void *arg)
+{
+	struct submitter *s = arg;
+
+	for (unsigned i = 0; i < 64; i++) {
+		s->iov[i] = (struct iovec) { s->buf + i * 65536, 65536 };
+		s->w[i].req = (struct disk_req) { .op = DISK_WRITE,
+						  .off = i * 65536,
+						  .len = 65536,
+						  .iov = &s->iov[i],
+						  .iov_count = 1,
+						  .done = req_done };
+		disk_queue(s->f->disk, &s->w[i].req);
+	}
+	disk_kick(s->f->disk);
+	return NULL;
+}
+
+/* The kernel cancels what a thread has submitted when that thread ends: it must be done all the
+ * same. */
+static void test_submitter_ends(void **state)
+{
+	struct fixture *f = *state;
+	struct submitter s = { .f = f, .buf = calloc(64, 65536) };
+	pthread_t thread;
+
+	open_disk(f, false, false);
+	for (unsigned round = 0; round < 20; round++) {
+		memset(s.buf, (int)round + 1, 64 * 65536);
+		memset(s.w, 0, sizeof(s.w));
+		assert_int_equal(pthread_create(&thread, NULL, submit_and_end, &s), 0);
+		pthread_join(thread, NULL);
+		disk_drain(f->disk);
+		for (unsigned i = 0; i < 64; i++) {
+			assert_int_equal(s.w[i].calls, 1);
+			assert_int_equal(s.w[i].ret, 0);
+		}
+	}
+	memcpy(f->image, s.buf, 64 * 65536);
+	check_all(f);
+	free(s.buf);
+}
+
 static int set_uring(void **state)
 {
 	engine_under_test = AIO_URING;
@@ -676,6 +818,9 @@ int main(void)
 		T(test_locks_with_qemu),
 		T(test_bad_images),
 		T(test_file_size_limit),
+		T(test_full_file_system),
+		T(test_failed_flush_stays),
+		T(test_submitter_ends),
 	};
 	int ret = cmocka_run_group_tests_name("threads", tests, set_threads, NULL);
 
