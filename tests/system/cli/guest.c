@@ -9,6 +9,7 @@
  *   echo      print what comes in, up to and with a 'q'
  *   button    wait for the power button
  *   flood     print for ever
+ *   numbers   print 1, 2, 3 ... for ever
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -221,6 +222,11 @@ static void do_word(const char *w, const char *all, const u32 *info)
 	} else if (is(w, "flood")) {
 		for (;;)
 			print("flood flood flood flood flood flood flood flood flood flood\n");
+	} else if (is(w, "numbers")) {
+		for (u32 n = 1;; n++) {
+			number(n);
+			put('\n');
+		}
 	} else {
 		print("unknown word\n");
 	}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * monitor: a whole machine on the translator is saved in the middle of its
+ * work, and another one goes on where it stopped.
+ *
+ * usage: test-machine KERNEL (tests/system/cli/guest.c)
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+
+#include "accel/accel.h"
+#include "base/util.h"
+#include "loop/loop.h"
+#include "monitor/machine.h"
+
+static const char *kernel;
+
+/* A machine that prints 1, 2, 3 ..., and what is seen of it. */
+struct side {
+	struct loop *loop;
+	struct config cfg;
+	struct console *con;
+	struct machine *m;
+	struct loop_timer *poll;
+	char path[64], disk[64];
+	unsigned want; /* stop once this many lines are there */
+	struct vm_request end;
+};
+
+static char *console_text(struct side *s)
+{
+	static char text[1 << 20];
+	FILE *f = fopen(s->path, "r");
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(text, 1, sizeof(text) - 1, f);
+	fclose(f);
+	text[n] = '\0';
+	return text;
+}
+
+static void poll_console(void *arg)
+{
+	struct side *s = arg;
+	unsigned lines = 0;
+
+	for (const char *p = console_text(s); (p = strchr(p, '\n')); p++)
+		lines++;
+	if (lines >= s->want)
+		loop_quit(s->loop, 0);
+	else
+		loop_timer_arm(s->poll, clock_now_ns() + 5000000);
+}
+
+static void on_stopped(void *arg, const struct vm_request *req)
+{
+	struct side *s = arg;
+
+	s->end = *req;
+	loop_quit(s->loop, 1);
+}
+
+static void make(struct side *s, unsigned cpus, const char *words)
+{
+	static const char *const console[] = { "/tmp/eyot-machine-XXXXXX",
+					       "/tmp/eyot-disk-XXXXXX" };
+	struct machine_events events = { on_stopped, s };
+	struct err err;
+	int fd;
+
+	memset(s, 0, sizeof(*s));
+	strcpy(s->path, console[0]);
+	strcpy(s->disk, console[1]);
+	fd = mkstemp(s->path);
+	assert_true(fd >= 0);
+	close(fd);
+	fd = mkstemp(s->disk);
+	assert_true(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
+	close(fd);
+	assert_int_equal(loop_new(&s->loop, &err), 0);
+	assert_int_equal(loop_timer_add(s->loop, poll_console, s, &s->poll), 0);
+	assert_int_equal(config_init(&s->cfg, &err), 0);
+	free(s->cfg.cmdline);
+	s->cfg.cmdline = strdup(words);
+	s->cfg.kernel = strdup(kernel);
+	s->cfg.cpus = cpus;
+	s->cfg.memory_bytes = MIB(16);
+	s->cfg.disks[0].path = strdup(s->disk);
+	s->cfg.disk_count = 1;
+	assert_int_equal(console_open(s->loop, CONSOLE_FILE, s->path, NULL, NULL, &s->con, &err),
+			 0);
+	if (machine_new(&s->cfg, s->loop, accel_list[0], s->con, &events, &s->m, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void done(struct side *s)
+{
+	machine_free(s->m);
+	console_close(s->con);
+	loop_timer_del(s->poll);
+	loop_free(s->loop);
+	config_done(&s->cfg);
+	unlink(s->path);
+	unlink(s->disk);
+}
+
+static void run_until(struct side *s, unsigned lines)
+{
+	s->want = lines;
+	loop_timer_arm(s->poll, 1);
+	if (loop_run(s->loop) != 0)
+		fail_msg("the machine stopped: %s", s->end.text);
+}
+
+static void save_and_go_on(unsigned cpus)
+{
+	struct side a, b;
+	struct snap_writer w;
+	struct snap_reader r;
+	struct err err;
+	unsigned long n, last = 0;
+	char *text, *line;
+	size_t skip;
+
+	make(&a, cpus, "numbers");
+	if (machine_start(a.m, &err) < 0)
+		fail_msg("%s", err.text);
+	run_until(&a, 300);
+	assert_int_equal(vm_pause(machine_vm(a.m), &err), 0);
+	machine_flush_console(a.m);
+	snap_writer_init(&w);
+	if (vm_save(machine_vm(a.m), &w, &err) < 0)
+		fail_msg("%s", err.text);
+
+	/* The other machine has booted, then gets the first one's RAM and state. */
+	make(&b, cpus, "say:other hang");
+	assert_int_equal(machine_start(b.m, &err), 0);
+	run_until(&b, 1);
+	assert_int_equal(vm_pause(machine_vm(b.m), &err), 0);
+	memcpy(machine_vm(b.m)->mem.slots[0].hva, machine_vm(a.m)->mem.slots[0].hva, MIB(16));
+	snap_reader_init(&r, w.data, w.len);
+	if (vm_load(machine_vm(b.m), &r, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(r.pos, r.len);
+	snap_writer_done(&w);
+	text = console_text(&a);
+	done(&a);
+	line = strrchr(text, '\n');
+	while (line > text && line[-1] != '\n')
+		line--;
+	last = strtoul(line, NULL, 10);
+	assert_true(last >= 300);
+
+	vm_resume(machine_vm(b.m));
+	skip = strlen(console_text(&b));
+	run_until(&b, 300);
+	assert_int_equal(vm_pause(machine_vm(b.m), &err), 0);
+	machine_flush_console(b.m);
+	text = console_text(&b) + skip;
+	/* Its first line may be the rest of one: from the second on they count up without a gap. */
+	line = strchr(text, '\n') + 1;
+	for (unsigned i = 0; i < 250; i++) {
+		char *end;
+
+		n = strtoul(line, &end, 10);
+		assert_int_equal(*end, '\n');
+		if (i == 0)
+			assert_in_range(n, last + 1, last + 2);
+		else
+			assert_int_equal(n, last + 1);
+		last = n;
+		line = end + 1;
+	}
+	done(&b);
+}
+
+static void test_one_cpu(void **state)
+{
+	save_and_go_on(1);
+}
+
+static void test_two_cpus(void **state)
+{
+	save_and_go_on(2);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_one_cpu),
+		cmocka_unit_test(test_two_cpus),
+	};
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: %s KERNEL\n", argv[0]);
+		return 2;
+	}
+	kernel = argv[1];
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
