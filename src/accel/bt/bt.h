@@ -133,8 +133,10 @@ struct bt_tlb {
 
 /* ---- jump cache: guest rip to translated block, one table per class of key ---- */
 
-#define JC_BITS 12
+#define JC_BITS 14
 #define JC_SIZE (1u << JC_BITS)
+#define JC_PAGES 65536
+#define FIND_SIZE 32768
 enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
 
 struct bt_jc {
@@ -152,6 +154,8 @@ struct bt_itlb {
 
 struct bt_block;
 struct bt_vm;
+
+#define EXIT_KINDS 5 /* of enum bt_exit_kind */
 
 #define BT_GROUP_SLOTS 6
 
@@ -176,6 +180,16 @@ struct bt_cpu {
 
 	/* C only */
 	struct bt_itlb itlb[2][ITLB_SIZE]; /* by CPL 3 or not */
+	uint64_t itlb_large_lo, itlb_large_hi; /* as in struct bt_tlb */
+	/*
+	 * Which virtual pages the jump caches' entries stand on, hashed to one bit each: [0] for the
+	 * user classes, [1] for the others. So that dropping a page of data costs them nothing.
+	 */
+	uint64_t jc_pages[2][JC_PAGES / 64];
+	struct bt_find {
+		uint64_t gpa_key; /* gpa << 12 | key */
+		struct bt_block *block;
+	} find[FIND_SIZE]; /* blocks lately looked up; emptied when the code cache starts anew */
 	unsigned jc_used, jc_nonglobal;    /* bit per class: has entries, has some of pages that are not global */
 	uint32_t jc_other_key;             /* the key whose entries JC_OTHER holds */
 	atomic_bool in_code;               /* not at a safe point: an exclusive section waits */
@@ -224,7 +238,7 @@ struct bt_cpu {
 	unsigned signal_vector;       /* exception that a host signal stands for */
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
-	uint64_t stat_exits, stat_tlb_fills, stat_mmio;
+	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears, stat_mmio;
 };
 
 enum { PENDING_EVENT = 1, /* look at the local APIC, kicks and timers */

@@ -92,7 +92,7 @@ struct bt_stubs {
 	const uint8_t *landing;             /* where the signal handler sends a faulting thread */
 };
 
-#define BT_HASH_BITS 16
+#define BT_HASH_BITS 18
 
 struct bt_cache {
 	uint8_t *base;

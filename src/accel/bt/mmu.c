@@ -189,6 +189,22 @@ static bool has_ram(struct bt_cpu *cpu, uint64_t gpa)
 	return ram_host(cpu, gpa) && !apic_page(cpu, gpa);
 }
 
+/* Widen the range of large pages in use by the one at @la. */
+static void note_large(uint64_t *lo, uint64_t *hi, uint64_t la, uint64_t page_size)
+{
+	uint64_t start = la & ~(page_size - 1), end = start + page_size;
+
+	if (page_size == PAGE_SIZE)
+		return;
+	if (*lo >= *hi) {
+		*lo = start;
+		*hi = end;
+	} else {
+		*lo = min_u64(*lo, start);
+		*hi = max_u64(*hi, end);
+	}
+}
+
 /* Translate one page for an access, raising faults; enters it into the TLB when it is plain. */
 static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind)
 {
@@ -218,17 +234,7 @@ static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_k
 			if (is_code(cpu, w.gpa))
 				t->write[i] = ~page;
 		}
-		if (w.page_size > PAGE_SIZE) {
-			uint64_t lo = la & ~(w.page_size - 1), hi = lo + w.page_size;
-
-			if (t->large_lo >= t->large_hi) {
-				t->large_lo = lo;
-				t->large_hi = hi;
-			} else {
-				t->large_lo = min_u64(t->large_lo, lo);
-				t->large_hi = max_u64(t->large_hi, hi);
-			}
-		}
+		note_large(&t->large_lo, &t->large_hi, la, w.page_size);
 	}
 	return w.gpa;
 }
@@ -510,15 +516,26 @@ static void flush_class(struct bt_tlb *t)
 
 static void itlb_clear(struct bt_cpu *cpu, bool global)
 {
+	if (global)
+		cpu->itlb_large_lo = cpu->itlb_large_hi = 0;
 	for (unsigned u = 0; u < 2; u++)
 		for (unsigned i = 0; i < ITLB_SIZE; i++)
 			if (global || !cpu->itlb[u][i].global)
 				cpu->itlb[u][i].la = ~0ull;
 }
 
+#define JC_USER_CLASSES (1u << JC_USER64 | 1u << JC_USER32)
+
 void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 {
 	mask &= cpu->jc_used;
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned group = i ? ~JC_USER_CLASSES : JC_USER_CLASSES;
+
+		if ((mask & group) && (cpu->jc_used & group & ~mask) == 0)
+			bt_fill(cpu->jc_pages[i], 0, sizeof(cpu->jc_pages[i]));
+	}
+	cpu->stat_jc_clears += mask != 0;
 	for (unsigned i = 0; i < JC_CLASSES; i++) {
 		if (!(mask & 1u << i))
 			continue;
@@ -537,10 +554,12 @@ void bt_jc_forget(struct bt_cpu *cpu)
 	for (unsigned k = 0; k < JC_CLASSES; k++)
 		for (unsigned i = 0; i < JC_SIZE; i++)
 			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss;
+	bt_fill(cpu->find, 0, sizeof(cpu->find));
 }
 
 void bt_tlb_flush_all(struct bt_cpu *cpu)
 {
+	cpu->stat_tlb_flushes++;
 	for (unsigned i = 0; i < TLB_CLASSES; i++)
 		flush_class(&cpu->tlb[i]);
 	itlb_clear(cpu, true);
@@ -549,6 +568,7 @@ void bt_tlb_flush_all(struct bt_cpu *cpu)
 
 void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
 {
+	cpu->stat_tlb_flushes++;
 	flush_class(&cpu->tlb[TLB_USER]);
 	for (unsigned k = TLB_KERNEL; k < TLB_CLASSES; k++) {
 		struct bt_tlb *t = &cpu->tlb[k];
@@ -574,8 +594,20 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 		else if (t->read[i] == page || t->write[i] == page)
 			t->read[i] = t->write[i] = ~page;
 	}
-	itlb_clear(cpu, true);
-	bt_jc_clear(cpu, page >> 63 ? ~0u : ~(1u << JC_KERNEL | 1u << JC_KERNEL_AC) | cpu->jc_nonglobal);
+	if (la >= cpu->itlb_large_lo && la < cpu->itlb_large_hi) {
+		itlb_clear(cpu, true);
+		bt_jc_clear(cpu, ~0u);
+		return;
+	}
+	for (unsigned u = 0; u < 2; u++) {
+		struct bt_itlb *e = &cpu->itlb[u][la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
+		unsigned bit = la >> PAGE_SHIFT & (JC_PAGES - 1);
+
+		if (e->la == page)
+			e->la = ~0ull;
+		if (cpu->jc_pages[u][bit / 64] >> (bit & 63) & 1)
+			bt_jc_clear(cpu, u ? ~JC_USER_CLASSES : JC_USER_CLASSES);
+	}
 }
 
 /* ---- instruction fetch ---- */
@@ -604,6 +636,7 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 		t->gpa = w.gpa;
 		t->host = ram_host(cpu, w.gpa);
 		t->global = w.global;
+		note_large(&cpu->itlb_large_lo, &cpu->itlb_large_hi, la, w.page_size);
 	}
 	f->gpa = t->gpa;
 	f->host = t->host;

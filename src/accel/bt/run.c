@@ -290,8 +290,13 @@ static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *
 		}
 	}
 
-	uint64_t gpa = f.gpa + off;
+	uint64_t gpa = f.gpa + off, gpa_key = gpa << 12 | cpu->key | key_bits;
+	struct bt_find *lately = &cpu->find[(gpa ^ gpa >> 12 ^ (cpu->key | key_bits) << 4) & (FIND_SIZE - 1)];
 
+	/* Blocks stay where they are until the cache starts anew, which empties find[], too. */
+	if (lately->gpa_key == gpa_key && lately->block && __atomic_load_n(&lately->block->valid, __ATOMIC_ACQUIRE) &&
+	    (!lately->block->gpa2 || lately->block->gpa2 == f2.gpa))
+		return lately->block;
 	pthread_mutex_lock(&vm->lock);
 again:
 	b = bt_cache_find(vm, gpa, f2.gpa, cpu->key | key_bits);
@@ -312,6 +317,8 @@ again:
 		b = bt_translate(cpu, cpu->key | key_bits, gpa, f.host + off, PAGE_SIZE - off, f2.host, f2.gpa);
 		bt_cache_insert(vm, b);
 	}
+	lately->gpa_key = gpa_key;
+	lately->block = b;
 	pthread_mutex_unlock(&vm->lock);
 	return b;
 }
@@ -325,6 +332,11 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 	cpu->jc[class].rip[i] = cpu->st.rip;
 	cpu->jc[class].code[i] = cpu->vm->cache->base + b->jc_entry;
 	cpu->jc_used |= 1u << class;
+
+	unsigned group = class != JC_USER64 && class != JC_USER32;
+
+	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0); page <= end; page++)
+		cpu->jc_pages[group][page % JC_PAGES / 64] |= 1ull << (page & 63);
 	if (!global || b->gpa2)
 		cpu->jc_nonglobal |= 1u << class;
 }
@@ -357,7 +369,7 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 	uint64_t flushes;
 
 	flags_from_slot(cpu);
-	cpu->stat_exits++;
+	cpu->stat_exits[e->kind]++;
 	switch ((enum bt_exit_kind)e->kind) {
 	case EXIT_INDIRECT:
 		cpu->st.rip = cpu->arg[0];
@@ -718,22 +730,29 @@ static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 	struct bt_cache *c = vm->cache;
-	uint64_t exits = 0, fills = 0, mmio = 0;
+	uint64_t exits[EXIT_KINDS] = { 0 }, fills = 0, mmio = 0, jc_clears = 0, flushes = 0;
 
 	for (unsigned i = 0; i < vm->count; i++) {
 		if (!vm->cpus[i])
 			continue;
-		exits += vm->cpus[i]->stat_exits;
+		for (unsigned k = 0; k < EXIT_KINDS; k++)
+			exits[k] += vm->cpus[i]->stat_exits[k];
 		fills += vm->cpus[i]->stat_tlb_fills;
 		mmio += vm->cpus[i]->stat_mmio;
+		jc_clears += vm->cpus[i]->stat_jc_clears;
+		flushes += vm->cpus[i]->stat_tlb_flushes;
 	}
 	snprintf(buf, size,
 		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes %llu\nhot_bytes %zu\n"
-		 "cold_bytes %zu\nrecord_bytes %zu\nexits %llu\ntlb_fills %llu\nmmio %llu\n",
+		 "cold_bytes %zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect %llu\nexits_sys %llu\n"
+		 "exits_next %llu\nexits_poll %llu\ntlb_fills %llu\ntlb_flushes %llu\njump_cache_clears %llu\nmmio %llu\n",
 		 (unsigned long long)c->stat_blocks, (unsigned long long)c->stat_invalidated,
 		 (unsigned long long)c->stat_flushes, (unsigned long long)c->stat_guest_bytes,
 		 (size_t)(c->hot - c->hot_start), (size_t)(c->cold - c->cold_start), c->arena_used,
-		 (unsigned long long)exits, (unsigned long long)fills, (unsigned long long)mmio);
+		 (unsigned long long)exits[EXIT_DIRECT], (unsigned long long)exits[EXIT_INDIRECT],
+		 (unsigned long long)exits[EXIT_SYS], (unsigned long long)exits[EXIT_NEXT],
+		 (unsigned long long)exits[EXIT_POLL], (unsigned long long)fills, (unsigned long long)flushes,
+		 (unsigned long long)jc_clears, (unsigned long long)mmio);
 }
 
 static void bt_vm_free(struct accel_vm *avm)
@@ -879,6 +898,21 @@ static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
 	st->exception_error = cpu->exc.error;
 }
 
+/*
+ * The state has no time of its own, so between saving and setting some ticks pass, others on each vCPU.
+ * What lies within a tenth of a second of vCPU 0 (or of the present) is meant to be the same.
+ */
+static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
+{
+	uint64_t near = cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
+	int64_t off = (int64_t)(tsc - rdtsc() - near);
+
+	if (tsc && (off > (int64_t)cpu->vm->tsc_khz * 100 || off < -(int64_t)cpu->vm->tsc_khz * 100))
+		cpu->tsc_offset = near + off;
+	else if (tsc)
+		cpu->tsc_offset = near;
+}
+
 static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struct err *err)
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
@@ -890,7 +924,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	cpu->st = *st;
 	cpu->fpu_parked = true;
 	lapic_set_cr8(cpu->lapic, st->cr8);
-	cpu->tsc_offset = st->tsc ? st->tsc - rdtsc() : cpu->tsc_offset;
+	set_tsc(cpu, st->tsc);
 	cpu->wait_sipi = st->run_state == VCPU_WAIT_SIPI;
 	cpu->halted = st->run_state == VCPU_HALTED;
 	cpu->nmi_masked = st->nmi_masked;
