@@ -273,7 +273,6 @@ static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *
 	struct bt_block *b;
 
 	bt_fetch_page(cpu, la, false, &f);
-	*ret_global = f.global;
 	if (!f.host)
 		f.host = ones;
 	if (off > PAGE_SIZE - INSN_MAX) {
@@ -295,8 +294,10 @@ static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *
 
 	/* Blocks stay where they are until the cache starts anew, which empties find[], too. */
 	if (lately->gpa_key == gpa_key && lately->block && __atomic_load_n(&lately->block->valid, __ATOMIC_ACQUIRE) &&
-	    (!lately->block->gpa2 || lately->block->gpa2 == f2.gpa))
+	    (!lately->block->gpa2 || lately->block->gpa2 == f2.gpa)) {
+		*ret_global = f.global && (!lately->block->gpa2 || f2.global);
 		return lately->block;
+	}
 	pthread_mutex_lock(&vm->lock);
 again:
 	b = bt_cache_find(vm, gpa, f2.gpa, cpu->key | key_bits);
@@ -319,6 +320,7 @@ again:
 	}
 	lately->gpa_key = gpa_key;
 	lately->block = b;
+	*ret_global = f.global && (!b->gpa2 || f2.global);
 	pthread_mutex_unlock(&vm->lock);
 	return b;
 }
@@ -337,7 +339,7 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 
 	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0); page <= end; page++)
 		cpu->jc_pages[group][page % JC_PAGES / 64] |= 1ull << (page & 63);
-	if (!global || b->gpa2)
+	if (!global)
 		cpu->jc_nonglobal |= 1u << class;
 }
 

@@ -160,7 +160,7 @@ void bt_update_key(struct bt_cpu *cpu)
 			key |= KEY_CS;
 	}
 	if (cpu->cpl == 3) {
-		key |= KEY_USER | KEY_AC;
+		key |= KEY_USER;
 		if ((st->cr0 & CR0_AM) && (st->rflags & FL_AC))
 			key |= KEY_ALIGN;
 	} else if (!(st->cr4 & CR4_SMAP) || (st->rflags & FL_AC)) {
