@@ -109,6 +109,7 @@ enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_
 #define KEY_CS (1u << 6)       /* cs is not flat (outside 64-bit mode) */
 #define KEY_FPU (1u << 7)      /* FPU/SSE/AVX not plainly usable: check each such instruction */
 #define KEY_ONE (1u << 8)      /* one instruction a block: single step, interrupt shadow */
+#define KEY_INNER (1u << 11)   /* CPL 1 or 2 */
 #define KEY_PLAIN (1u << 10)   /* variant of a block without groups; never in cpu->key (see translate.c) */
 #define KEY_ALIGN (1u << 9)    /* alignment checking is on: every access takes the slow path */
 
@@ -170,6 +171,7 @@ struct bt_cpu {
 	uint64_t group[BT_GROUP_SLOTS]; /* host addresses of access groups, within one block */
 	uint64_t arg[4];         /* operands of slow paths */
 	atomic_uint pending;     /* PENDING_*: leave translated code at the next poll; any thread sets */
+	uint32_t irq_waiting;    /* an interrupt waits for IF */
 	uint32_t key;
 	uint64_t tsc_offset;     /* guest TSC = host TSC + offset */
 	uint64_t host_rsp;

@@ -479,11 +479,12 @@ static void take_events(struct bt_cpu *cpu)
 /* The next maskable interrupt that the CPU may take now; -1: none. */
 static int next_interrupt(struct bt_cpu *cpu)
 {
-	if (!(cpu->st.rflags & FL_IF) || cpu->int_shadow)
+	bool ext = cpu->index == 0 && pic_pending(cpu->vm->pic) && lapic_takes_extint(cpu->lapic);
+
+	cpu->irq_waiting = ext || lapic_pending(cpu->lapic) >= 0;
+	if (!cpu->irq_waiting || !(cpu->st.rflags & FL_IF) || cpu->int_shadow)
 		return -1;
-	if (cpu->index == 0 && pic_pending(cpu->vm->pic) && lapic_takes_extint(cpu->lapic))
-		return pic_ack(cpu->vm->pic);
-	return lapic_pending(cpu->lapic) >= 0 ? lapic_ack(cpu->lapic) : -1;
+	return ext ? pic_ack(cpu->vm->pic) : lapic_ack(cpu->lapic);
 }
 
 static void run_loop(struct bt_cpu *cpu)

@@ -159,6 +159,8 @@ void bt_update_key(struct bt_cpu *cpu)
 		if (cs->base || cs->limit != ~0u)
 			key |= KEY_CS;
 	}
+	if (cpu->cpl == 1 || cpu->cpl == 2)
+		key |= KEY_INNER;
 	if (cpu->cpl == 3) {
 		key |= KEY_USER;
 		if ((st->cr0 & CR0_AM) && (st->rflags & FL_AC))

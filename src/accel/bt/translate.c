@@ -125,6 +125,7 @@ static enum place place_of(const struct tr *t, const struct insn *in)
 {
 	bool stack = t->stack_inline && in->opsize == (t->wide ? 8 : 4);
 	bool near = t->near_inline && (t->wide || in->opsize == 4);
+	bool kernel = t->wide && !(t->key & (KEY_USER | KEY_INNER | KEY_ONE));
 
 	switch (in->op) {
 	case OP_COPY: case OP_NOP: case OP_PAUSE: case OP_LEA: case OP_MOV_MOFFS_LOAD: case OP_MOV_MOFFS_STORE:
@@ -136,6 +137,16 @@ static enum place place_of(const struct tr *t, const struct insn *in)
 		return stack ? IN_BODY : IN_SYS;
 	case OP_POP_RM:
 		return stack && !in->mem ? IN_BODY : IN_SYS;
+	case OP_RDTSCP:
+		return IN_BODY;
+	case OP_CLI: case OP_STI: case OP_SWAPGS:
+		return kernel ? IN_BODY : IN_SYS;
+	case OP_STAC: case OP_CLAC:
+		return kernel ? IN_END : IN_SYS;
+	case OP_PUSHF:
+		return t->wide && in->opsize == 8 && !(t->key & KEY_ONE) ? IN_BODY : IN_SYS;
+	case OP_MOV_FROM_SEG:
+		return !in->mem && in->opsize >= 4 ? IN_BODY : IN_SYS;
 	case OP_BITTEST_MEM_REG:
 		return t->wide && in->opsize >= 4 ? IN_BODY : IN_SYS;
 	case OP_JCC: case OP_JMP:
@@ -219,6 +230,8 @@ static void analyse(struct tr *t)
 		live = peek_live(t, t->offs[n]);
 	else if (in->op == OP_JCC || in->op == OP_LOOP || in->op == OP_LOOPE || in->op == OP_LOOPNE || in->op == OP_JCXZ)
 		live = peek_live(t, target_off(t, last)) | peek_live(t, t->offs[n]);
+	else if (in->op == OP_STAC || in->op == OP_CLAC)
+		live = peek_live(t, t->offs[n]);
 	else if (in->op == OP_JMP || in->op == OP_CALL)
 		live = peek_live(t, target_off(t, last));
 	else
@@ -315,7 +328,7 @@ static void find_groups(struct tr *t)
 			no = 1;
 		}
 		switch (in->op) {
-		case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_CALL: case OP_CALL_RM:
+		case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_PUSHF: case OP_CALL: case OP_CALL_RM:
 			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8, true);
 			delta[REG_RSP] -= 8;
 			written &= ~(1u << REG_RSP);
@@ -1022,6 +1035,81 @@ static void emit_rdtsc(struct tr *t, const struct insn *in)
 	e_mov_rr(o, REG_RDX, REG_RAX);
 	e_shift_i(o, true, 5, REG_RDX, 32);
 	e_rr(o, false, 0x8b, REG_RAX, REG_RAX);
+	if (in->op == OP_RDTSCP)
+		e_rgs(o, false, 0x8b, REG_RCX, CPU_OFF(st.msr_tsc_aux));
+}
+
+/* Bits of rflags that are not arithmetic: @ext 1 or, 4 and */
+static void emit_rflags(struct out *o, unsigned ext, uint32_t imm)
+{
+	enc_emit(o, &(struct enc){ .opcode = 0x81, .reg = ext, .kind = RM_GS, .disp = CPU_OFF(st.rflags), .imm = imm, .imm_size = 4 });
+}
+
+/* spill[1] <- the image of rflags that PUSHF stores; then the push */
+static void emit_pushf(struct tr *t)
+{
+	struct out *o = &t->hot;
+
+	want_flags_slot(t, FL_ARITH);
+	e_rgs(o, false, 0x8b, T0, CPU_OFF(flag_slot));
+	e_rr(o, false, 0x8b, T1, T0);
+	e_ri(o, false, 4, T0, 1);
+	e_shift_i(o, false, 4, T0, 11); /* OF */
+	e_shift_i(o, false, 5, T1, 8);
+	e_ri(o, false, 4, T1, 0xd5);
+	e_rr(o, false, 0x0b, T0, T1);
+	e_rgs(o, false, 0x8b, T1, CPU_OFF(st.rflags));
+	e_ri(o, false, 4, T1, (int32_t)~(FL_ARITH | FL_RF | FL_VM));
+	e_rr(o, false, 0x0b, T0, T1);
+	e_store_gs(o, T0, CPU_OFF(spill[1]));
+	emit_push(t, MOP_PUSH_SPILL, 0, false);
+}
+
+static void emit_sti(struct tr *t, const struct insn *in)
+{
+	struct out *o = &t->hot;
+
+	clobber_flags(t, t->live[t->cur]);
+	/*
+	 * Nothing waits: the shadow would protect from nothing, as the next instruction is in this
+	 * block and polls stand between blocks.
+	 */
+	enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(irq_waiting), .imm_size = 1 });
+	out8(o, 0x0f), out8(o, 0x85);
+	o->p += 4;
+	emit_sys_aside(t, in);
+	emit_rflags(o, 1, FL_IF);
+}
+
+/* stac, clac: the key changes, and with it the TLB class */
+static void emit_ac(struct tr *t, const struct insn *in)
+{
+	struct out *o = &t->hot;
+	unsigned live = t->live[t->cur + 1];
+	bool set = in->op == OP_STAC;
+	struct bt_exit *e;
+
+	if (t->offs[t->cur + 1] >= (int)PAGE_SIZE || t->cross) {
+		emit_sys(t, in);
+		return;
+	}
+	clobber_flags(t, live);
+	if (!set && (t->key & KEY_AC)) { /* AC matters only under SMAP: test dword gs:[cr4], SMAP; jz */
+		enc_emit(o, &(struct enc){ .opcode = 0xf7, .kind = RM_GS, .disp = CPU_OFF(st.cr4), .imm = CR4_SMAP, .imm_size = 4 });
+		out8(o, 0x0f), out8(o, 0x84);
+		o->p += 4;
+		emit_sys_aside(t, in);
+	}
+	emit_rflags(o, set ? 1 : 4, set ? FL_AC : ~FL_AC);
+	if (set != !!(t->key & KEY_AC))
+		enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = set ? 1 : 4, .kind = RM_GS, .disp = CPU_OFF(key),
+					   .imm = set ? (int)KEY_AC : ~(int)KEY_AC, .imm_size = 1 });
+	want_flags_hw(t, live);
+	if (t->fs == FLAGS_SLOT)
+		t->fs = FLAGS_DEAD;
+	e = new_exit(t, EXIT_DIRECT);
+	e->target_off = t->offs[t->cur + 1];
+	emit_linkable(t, o, e);
 }
 
 /* Jump through the jump cache to the guest rip in T0; flags are in the slot or dead. */
@@ -1148,6 +1236,9 @@ static void emit_end(struct tr *t, const struct insn *in)
 	uint8_t *over;
 
 	switch (in->op) {
+	case OP_STAC: case OP_CLAC:
+		emit_ac(t, in);
+		break;
 	case OP_JCC:
 		want_flags_hw(t, FL_ARITH);
 		over = jcc_forward(t, in->cc ^ 1);
@@ -1210,8 +1301,30 @@ static void emit_body(struct tr *t, const struct insn *in)
 		enc_emit(o, &(struct enc){ .opcode = 0x81, .reg = in->op == OP_CLD ? 4 : 1, .kind = RM_GS, .disp = CPU_OFF(st.rflags),
 					   .imm = in->op == OP_CLD ? ~FL_DF : FL_DF, .imm_size = 4 });
 		return;
-	case OP_RDTSC:
+	case OP_RDTSC: case OP_RDTSCP:
 		emit_rdtsc(t, in);
+		return;
+	case OP_PUSHF:
+		emit_pushf(t);
+		return;
+	case OP_CLI:
+		clobber_flags(t, t->live[t->cur]);
+		emit_rflags(o, 4, ~FL_IF);
+		return;
+	case OP_STI:
+		emit_sti(t, in);
+		return;
+	case OP_SWAPGS:
+		e_load_gs(o, T0, CPU_OFF(st.segs[SEG_GS].base));
+		e_load_gs(o, T1, CPU_OFF(st.msr_kernel_gs_base));
+		e_store_gs(o, T0, CPU_OFF(st.msr_kernel_gs_base));
+		e_store_gs(o, T1, CPU_OFF(st.segs[SEG_GS].base));
+		return;
+	case OP_MOV_FROM_SEG: /* movzx T0d, word gs:[selector] */
+		enc_emit(o, &(struct enc){ .map = 1, .opcode = 0xb7, .reg = T0, .kind = RM_GS,
+					   .disp = CPU_OFF(st.segs) + in->seg_reg * (int)sizeof(struct vcpu_seg) +
+						   (int)offsetof(struct vcpu_seg, selector) });
+		set_reg(t, in->rm, T0);
 		return;
 	case OP_PAUSE:
 		out8(o, 0xf3), out8(o, 0x90);
@@ -1369,6 +1482,10 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 		const struct insn *in = &t->insns[t->cur];
 
 		t->access_no = 0;
+		if (in->op == OP_STI && t->cur + 1 == t->count && place_of(t, in) == IN_BODY) {
+			emit_sys(t, in); /* its shadow reaches into another block */
+			continue;
+		}
 		switch (place_of(t, in)) {
 		case IN_BODY:
 			emit_body(t, in);
@@ -1381,7 +1498,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 			break;
 		}
 	}
-	if (place_of(t, &t->insns[t->count - 1]) == IN_BODY) {
+	if (place_of(t, &t->insns[t->count - 1]) == IN_BODY && t->insns[t->count - 1].op != OP_STI) {
 		t->cur = t->count - 1;
 		emit_goto(t, t->offs[t->count]);
 	}
