@@ -565,6 +565,7 @@ static void test_initrd_too_big(void **state)
 static void test_real_kernels(void **state)
 {
 	struct fixture *f = *state;
+	char pattern[4096];
 	unsigned tried = 0;
 	glob_t g = { 0 };
 
@@ -572,6 +573,14 @@ static void test_real_kernels(void **state)
 	assert_int_equal(guest_mem_init(&f->mem, MIB(256), &f->err), 0);
 	glob("/boot/vmlinuz-*", 0, NULL, &g);
 	glob("/boot/memtest86+*.bin", GLOB_APPEND, NULL, &g);
+	if (getenv("EYOT_CACHE") || getenv("HOME")) {
+		const char *cache = getenv("EYOT_CACHE");
+
+		/* Those of the guest disks, when they have been made. */
+		snprintf(pattern, sizeof(pattern), "%s%s/guest/*/vmlinuz-*",
+			 cache ? cache : getenv("HOME"), cache ? "" : "/.cache/eyot");
+		glob(pattern, GLOB_APPEND, NULL, &g);
+	}
 	for (size_t i = 0; i < g.gl_pathc; i++) {
 		struct boot_file file;
 
