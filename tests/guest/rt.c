@@ -445,4 +445,18 @@ ulong user_run(const void *fn, ulong a, ulong b)
 {
 	return user_run_flags(fn, a, b, 0);
 }
+#else
+ulong user_run_flags(const void *fn, ulong a, ulong b, ulong flags)
+{
+	extern void user_enter(const void *fn, ulong a, ulong b, ulong flags, ulong stack);
+
+	trap_begin();
+	user_enter(fn, a, b, flags | 2, (ulong)user_stack + USTACK_SIZE - 64);
+	return trap.regs.ax;
+}
+
+ulong user_run(const void *fn, ulong a, ulong b)
+{
+	return user_run_flags(fn, a, b, 0);
+}
 #endif

@@ -404,20 +404,18 @@ void idt_default(unsigned vector);
 void trap_ist(bool on);
 #endif
 
-#ifdef __x86_64__
 /**
- * user_run() - run @fn at CPL 3 (code in .user.text) with rdi, rsi = @a, @b and the flags
- * @flags until any exception or `int V_USER_RET`; trap says which. Return: rax at that moment.
+ * user_run() - run @fn at CPL 3 (code in .user.text) with @a, @b in rdi, rsi (edi, esi) and
+ * the flags @flags until any exception or `int V_USER_RET`; trap says which.
+ * Return: rax at that moment.
  */
 ulong user_run(const void *fn, ulong a, ulong b);
 ulong user_run_flags(const void *fn, ulong a, ulong b, ulong flags);
-/** user32_run() - the same with 32-bit code; @a in edi, @b in esi */
-ulong user32_run(const void *fn, ulong a, ulong b, ulong flags);
-/* code of CPL 3: the common end */
-#define USER_RET() __asm__ volatile("int $0x40" ::: "memory")
 #define USTACK_SIZE 8192
 extern u8 user_stack[USTACK_SIZE];
-
+#ifdef __x86_64__
+/** user32_run() - the same with 32-bit code in a 64-bit program */
+ulong user32_run(const void *fn, ulong a, ulong b, ulong flags);
 /** real_call() - run the 16-bit code at @fn (in .low, CS = DS = ES = SS = 0) in real mode; it ends with retl */
 void real_call(const void *fn);
 #endif
