@@ -57,7 +57,7 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 
 	if (off > file->size || len > file->size - off)
 		return err_set(
-		    err, EIO, "%s '%s': truncated: %llu bytes at offset %llu are missing",
+		    err, ENOEXEC, "%s '%s': truncated: %llu bytes at offset %llu are missing",
 		    file->what, file->path, (unsigned long long)len, (unsigned long long)off);
 	if (file->bytes) {
 		memcpy(buf, file->bytes + off, len);

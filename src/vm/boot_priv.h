@@ -33,7 +33,7 @@ struct boot_ctx {
 	uint64_t low_end; /* end of RAM below 4 GiB */
 };
 
-/** boot_read() - exactly @len bytes at @off; -EIO with a text otherwise */
+/** boot_read() - exactly @len bytes at @off; -ENOEXEC behind the file's end, -EIO, with a text */
 int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t len, struct err *err);
 
 /** boot_ram() - host address of RAM at [@gpa, @gpa+@len) at or above 1 MiB; NULL when it is not */

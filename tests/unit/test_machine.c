@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <glob.h>
 #include <stdio.h>
 
 #include "accel/accel.h"
@@ -66,7 +67,8 @@ static void on_stopped(void *arg, const struct vm_request *req)
 	loop_quit(s->loop, 1);
 }
 
-static void make(struct side *s, unsigned cpus, const char *words)
+static void make(struct side *s, const char *path, uint64_t memory, unsigned cpus,
+		 const char *words)
 {
 	static const char *const console[] = { "/tmp/eyot-machine-XXXXXX",
 					       "/tmp/eyot-disk-XXXXXX" };
@@ -88,9 +90,9 @@ static void make(struct side *s, unsigned cpus, const char *words)
 	assert_int_equal(config_init(&s->cfg, &err), 0);
 	free(s->cfg.cmdline);
 	s->cfg.cmdline = strdup(words);
-	s->cfg.kernel = strdup(kernel);
+	s->cfg.kernel = strdup(path);
 	s->cfg.cpus = cpus;
-	s->cfg.memory_bytes = MIB(16);
+	s->cfg.memory_bytes = memory;
 	s->cfg.disks[0].path = strdup(s->disk);
 	s->cfg.disk_count = 1;
 	assert_int_equal(console_open(s->loop, CONSOLE_FILE, s->path, NULL, NULL, &s->con, &err),
@@ -128,7 +130,7 @@ static void save_and_go_on(unsigned cpus)
 	char *text, *line;
 	size_t skip;
 
-	make(&a, cpus, "numbers");
+	make(&a, kernel, MIB(16), cpus, "numbers");
 	if (machine_start(a.m, &err) < 0)
 		fail_msg("%s", err.text);
 	run_until(&a, 300);
@@ -139,7 +141,7 @@ static void save_and_go_on(unsigned cpus)
 		fail_msg("%s", err.text);
 
 	/* The other machine has booted, then gets the first one's RAM and state. */
-	make(&b, cpus, "say:other hang");
+	make(&b, kernel, MIB(16), cpus, "say:other hang");
 	assert_int_equal(machine_start(b.m, &err), 0);
 	run_until(&b, 1);
 	assert_int_equal(vm_pause(machine_vm(b.m), &err), 0);
@@ -190,11 +192,67 @@ static void test_two_cpus(void **state)
 	save_and_go_on(2);
 }
 
+/* Linux, saved at some moment of its boot, comes to the same end in the other machine. */
+static void test_linux(void **state)
+{
+	const char *home = getenv("HOME"), *cache = getenv("EYOT_CACHE"),
+		   *boot_words = "console=ttyS0 panic=-1";
+	struct side a, b;
+	struct snap_writer w;
+	struct snap_reader r;
+	char pattern[4096];
+	glob_t g = { 0 };
+	struct err err;
+
+	snprintf(pattern, sizeof(pattern), "%s%s/guest/*/vmlinuz-cloud",
+		 cache	? cache
+		 : home ? home
+			: "",
+		 cache ? "" : "/.cache/eyot");
+	glob("/boot/vmlinuz-*-cloud-amd64", 0, NULL, &g);
+	glob(pattern, GLOB_APPEND, NULL, &g);
+	if (g.gl_pathc == 0) {
+		globfree(&g);
+		skip();
+	}
+	make(&a, g.gl_pathv[0], MIB(128), 2, boot_words);
+	if (machine_start(a.m, &err) < 0)
+		fail_msg("%s", err.text);
+	run_until(&a, 120);
+	assert_int_equal(vm_pause(machine_vm(a.m), &err), 0);
+	snap_writer_init(&w);
+	assert_int_equal(vm_save(machine_vm(a.m), &w, &err), 0);
+	assert_null(strstr(console_text(&a), "Kernel panic"));
+
+	make(&b, g.gl_pathv[0], MIB(128), 2, boot_words);
+	globfree(&g);
+	assert_int_equal(vm_pause(machine_vm(b.m), &err), 0);
+	assert_int_equal(machine_start(b.m, &err), 0);
+	memcpy(machine_vm(b.m)->mem.slots[0].hva, machine_vm(a.m)->mem.slots[0].hva, MIB(128));
+	done(&a);
+	snap_reader_init(&r, w.data, w.len);
+	if (vm_load(machine_vm(b.m), &r, &err) < 0)
+		fail_msg("%s", err.text);
+	snap_writer_done(&w);
+	b.cfg.no_reboot = machine_vm(b.m)->no_reboot = true;
+	vm_resume(machine_vm(b.m));
+	b.want = UINT32_MAX;
+	loop_run(b.loop);
+	assert_int_equal(b.end.kind, VM_RESET); /* panic=-1 */
+	machine_flush_console(b.m);
+	assert_null(strstr(console_text(&b), "Linux version")); /* it did not boot anew */
+	assert_non_null(strstr(console_text(&b), "Unable to mount root fs"));
+	assert_null(strstr(console_text(&b), "BUG:"));
+	assert_null(strstr(console_text(&b), "WARNING:"));
+	done(&b);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_cpu),
 		cmocka_unit_test(test_two_cpus),
+		cmocka_unit_test(test_linux),
 	};
 
 	if (argc != 2) {
