@@ -386,7 +386,7 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 		b = find_block(cpu, e->key_bits, &global);
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
-		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid && !b->gpa2)
+		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid && !(b->gpa2 && (b->key & KEY_PLAIN)))
 			bt_cache_link(cpu->vm->cache, e, b); /* after a flush *e is gone */
 		cpu->resume = b;
 		cpu->resume_rip = cpu->st.rip;
@@ -419,7 +419,7 @@ static void run_blocks(struct bt_cpu *cpu)
 	if (b) {
 		cpu->resume = NULL;
 		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes && cpu->resume_rip == cpu->st.rip &&
-		    (b->key & ~KEY_PLAIN) == cpu->key && b->valid) {
+		    (b->key & ~KEY_PLAIN) == cpu->key && b->valid && !b->gpa2) {
 			cpu->vbase = cpu->st.rip - b->page_off;
 			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base + b->entry));
 			return;

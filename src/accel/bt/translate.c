@@ -1425,11 +1425,30 @@ static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 	}
 }
 
+/*
+ * Where direct jumps enter a block whose instruction crosses the page's end: through the
+ * jump cache, since the next page may be another by now.
+ */
+static void emit_cross_entry(struct tr *t)
+{
+	struct out *o = &t->hot;
+
+	t->b->entry = o->p - t->cache->base;
+	t->fs = FLAGS_HW;
+	want_flags_slot(t, t->live[0]);
+	e_load_gs(o, T0, CPU_OFF(vbase));
+	e_lea(o, t->wide, T0, T0, t->offs[0]);
+	emit_jc_jump(t);
+}
+
 static void emit_jc_entry(struct tr *t)
 {
 	struct out *o = &t->hot;
 	uint32_t jc = offsetof(struct bt_cpu, jc) + bt_jc_class(t->key) * sizeof(struct bt_jc);
+	bool cross = t->b->gpa2 && !(t->key & (KEY_ONE | KEY_PLAIN));
 
+	if (cross)
+		emit_cross_entry(t);
 	while ((uintptr_t)o->p & 15)
 		out8(o, 0xcc);
 	t->b->jc_entry = o->p - t->cache->base;
@@ -1441,7 +1460,8 @@ static void emit_jc_entry(struct tr *t)
 	e_store_gs(o, T0, CPU_OFF(vbase));
 	if (t->live[0])
 		restore_flags(o);
-	t->b->entry = o->p - t->cache->base;
+	if (!cross)
+		t->b->entry = o->p - t->cache->base;
 }
 
 struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
