@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "disk/disk.h"
+#include "disk/driver.h"
 #include "virtio_driver.h"
 
 #define IMAGE_SIZE MIB(2)
@@ -203,11 +204,19 @@ static void test_write_through(void **state)
 {
 	struct fixture *f = *state;
 
-	/* Without FLUSH each write is followed by one; here: it works at all. */
+	struct file *file;
+
+	/* Without FLUSH each write is followed by one, whose failure is the write's. */
 	plug(f, false, 1);
-	start(f, F(VIRTIO_F_VERSION_1), 1, 64);
+	file = f->disk->priv;
 	memset(guest(&f->m, f->data, 512), 0x11, 512);
+	start(f, F(VIRTIO_F_VERSION_1), 1, 64);
 	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+	atomic_store(&file->flush_error, -EIO);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_IOERR);
+	start(f, BASE_FEATURES, 1, 64);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(f, VIRTIO_BLK_T_FLUSH, 0, 0), VIRTIO_BLK_S_IOERR);
 }
 
 static void test_get_id(void **state)
