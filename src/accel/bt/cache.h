@@ -55,6 +55,8 @@ struct bt_access {
 	int16_t guest_off, next_off; /* of the instruction and the one after, from the start of the page */
 	uint8_t write : 2, seg : 3;
 	bool flags_in_slot : 1, next_flags_in_slot : 1;
+	bool aligned : 1; /* raises #GP when not aligned to its size */
+	bool waits : 1;   /* a pending x87 exception comes first */
 	bool to_end : 1; /* even if the block was overwritten: its end is next */
 };
 

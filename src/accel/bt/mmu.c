@@ -657,6 +657,19 @@ static void enter_slow(struct bt_cpu *cpu, const struct bt_access *a)
 				 (cpu->flag_slot & 1) << 11;
 }
 
+/* An unmasked x87 exception waits for the next waiting instruction (FSW.ES). */
+static bool x87_pending(struct bt_cpu *cpu)
+{
+	uint16_t fsw;
+
+	if (!(cpu->st.cr0 & CR0_NE))
+		return false;
+	if (cpu->fpu_parked)
+		return cpu->st.xsave[2] & 0x80;
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	return fsw & 0x80;
+}
+
 uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a)
 {
 	unsigned size = a->size, first = min_u64(size, PAGE_SIZE - (la & 0xfff));
@@ -664,6 +677,12 @@ uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access 
 
 	enter_slow(cpu, a);
 	cpu->slow.bounced = cpu->slow.code = false;
+	if (a->waits && x87_pending(cpu))
+		bt_raise(cpu, VEC_MF);
+	if (a->aligned && (la & (size - 1)))
+		bt_raise_err(cpu, VEC_GP, 0);
+	if (!bt_64bit(cpu) && !(cpu->key & KEY_SEGS) && a->seg <= SEG_DS && la + size > 1ull << 32)
+		bt_raise_err(cpu, a->seg == SEG_SS ? VEC_SS : VEC_GP, 0); /* beyond the flat segment's limit */
 	check_canonical(cpu, la, size, a->seg == SEG_SS);
 	if ((cpu->key & KEY_ALIGN) && (la & (size - 1)) && !(size & (size - 1)) && size <= 8)
 		bt_raise_err(cpu, VEC_AC, 0);

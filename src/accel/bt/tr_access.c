@@ -171,6 +171,21 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		t->fs = FLAGS_HW;
 }
 
+/* Operands that raise #GP when they are not aligned (Intel SDM 2, 2.4 "exception types 1 and 4 of legacy SSE"). */
+static bool wants_alignment(const struct insn *in)
+{
+	if (in->vex)
+		return (in->map == 1 && (in->opcode == 0x28 || in->opcode == 0x29 || in->opcode == 0x2b ||
+					 (in->vex_pp == 1 && (in->opcode == 0x6f || in->opcode == 0x7f || in->opcode == 0xe7)))) ||
+		       (in->map == 2 && in->opcode == 0x2a && in->vex_pp == 1);
+	if (in->unit != UNIT_SSE || in->mem_size != 16)
+		return false;
+	if (in->map == 1)
+		return !(in->opcode == 0x10 || in->opcode == 0x11 || in->opcode == 0xf0 ||
+			 (in->prefix == 0xf3 && (in->opcode == 0x6f || in->opcode == 0x7f)));
+	return !(in->map == 3 && in->opcode >= 0x60 && in->opcode <= 0x63);
+}
+
 /* A whole instruction with a memory operand, copied. */
 void tr_emit_mem_copy(struct tr *t, const struct insn *in)
 {
@@ -186,6 +201,10 @@ void tr_emit_mem_copy(struct tr *t, const struct insn *in)
 
 	struct bt_access *a = tr_new_access(t, NULL, in->mem_size, in->mem_access, in->seg);
 
+	a->aligned = wants_alignment(in);
+	a->waits = in->unit == UNIT_MMX || (in->unit == UNIT_X87 && !(in->mod != 3 && (in->opcode & 0xfb) == 0xd9 && (in->reg & 7) == 7));
+	if (in->unit == UNIT_X87) /* a store that an unmasked exception suppresses must find what was there */
+		a->write |= MEM_READ;
 	restore = tr_must_restore(t, in);
 	tr_emit_linear(t, in, a);
 	emit_access(t, in, a, MOP_COPY, 0, restore);

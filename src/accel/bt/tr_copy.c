@@ -212,6 +212,8 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 	if (in->prefix == 0xf2 || in->prefix == 0xf3)
 		e.rep = in->prefix;
 	e.prefix66 = in->prefix == 0x66 || (in->unit == UNIT_GPR && in->opsize == 2 && !in->vex);
+	if (!t->wide && in->vex && in->map == 3 && (in->opcode & 0xfe) == 0x60)
+		e.w = false; /* vpcmpestrm, vpcmpestri: eax and edx */
 	if (!t->wide && in->vex && (is_gpr(reg_field) || is_gpr(rm_field) || is_gpr(in->vvvv_field)))
 		e.w = false;
 

@@ -61,7 +61,7 @@ enum place tr_place_of(const struct tr *t, const struct insn *in)
 	case OP_MOV_FROM_SEG:
 		return !in->mem && in->opsize >= 4 ? IN_BODY : IN_SYS;
 	case OP_BITTEST_MEM_REG:
-		return t->wide && in->opsize >= 4 ? IN_BODY : IN_SYS;
+		return t->wide && in->opsize >= 4 && in->addrsize == 8 ? IN_BODY : IN_SYS;
 	case OP_JCC: case OP_JMP:
 		return near ? IN_END : IN_SYS;
 	case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
