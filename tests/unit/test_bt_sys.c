@@ -182,6 +182,50 @@ static void test_real_interrupt(void **state)
 	assert_int_equal(cpu->st.rflags, FL_FIXED | FL_IF | FL_TF | FL_ZF);
 }
 
+static void test_vm86(void **state)
+{
+	struct bt_cpu *cpu = flat_protected();
+	uint32_t sp = FLAT_STACK + 0x2000;
+	const uint32_t frame[] = { 0x50, 0x4000, FL_VM | FL_IF | 2, 0xfffe, 0x5000, 0x1, 0x2, 0x3, 0x4 };
+
+	/* in by IRET */
+	memcpy(flat_mem + cpu->st.regs[REG_RSP], frame, sizeof(frame));
+	assert_int_equal(RUN(cpu, "\xcf"), -1);
+	assert_int_equal(cpu->cpl, 3);
+	assert_int_equal(cpu->st.rip, 0x50);
+	assert_int_equal(cpu->st.segs[SEG_CS].base, 0x40000);
+	assert_int_equal(cpu->st.segs[SEG_SS].base, 0x50000);
+	assert_int_equal(cpu->st.segs[SEG_GS].base, 0x40);
+	assert_int_equal(cpu->key & KEY_MODE_MASK, MODE_16);
+
+	/* sensitive instructions at IOPL 0 */
+	assert_int_equal(RUN(cpu, "\x9c"), VEC_GP);
+	assert_int_equal(RUN(cpu, "\x9d"), VEC_GP);
+	assert_int_equal(RUN(cpu, "\xcd\x21"), VEC_GP);
+	assert_int_equal(cpu->exc.error, 0);
+	assert_int_equal(RUN(cpu, "\xcf"), VEC_GP);
+	assert_int_equal(RUN(cpu, "\xfa"), VEC_GP);
+	assert_int_equal(RUN(cpu, "\x0f\x00\xc8"), VEC_UD); /* str */
+	cpu->st.regs[REG_RAX] = 0x1234;
+	assert_int_equal(RUN(cpu, "\x8e\xd8"), -1); /* mov ds, ax */
+	assert_int_equal(cpu->st.segs[SEG_DS].base, 0x12340);
+
+	/* out by an exception */
+	cpu->st.rip = 0x77;
+	flat_gate32(VEC_GP, GDT_CODE32, 0x8e, HANDLER);
+	flat_exception(cpu, VEC_GP, 0);
+	assert_int_equal(flat_deliver(cpu), 1);
+	assert_int_equal(cpu->cpl, 0);
+	assert_int_equal(cpu->st.regs[REG_RSP], sp - 40);
+	assert_int_equal(get_le32(flat_mem + sp - 36), 0x77);
+	assert_true(get_le32(flat_mem + sp - 28) & FL_VM);
+	assert_int_equal(get_le32(flat_mem + sp - 20), 0x5000);
+	assert_int_equal(get_le32(flat_mem + sp - 12), 0x1234); /* ds */
+	assert_int_equal(get_le32(flat_mem + sp - 4), 4);       /* gs */
+	assert_false(cpu->st.rflags & FL_VM);
+	assert_true(cpu->st.segs[SEG_DS].attr & SEG_ATTR_UNUSABLE);
+}
+
 /* ---- returns and system calls ---- */
 
 static void set_frame(struct bt_cpu *cpu, uint64_t rip, uint64_t cs, uint64_t flags, uint64_t rsp, uint64_t ss)
@@ -850,6 +894,7 @@ int main(void)
 		cmocka_unit_test(test_double_fault),
 		cmocka_unit_test(test_deliver_protected),
 		cmocka_unit_test(test_real_interrupt),
+		cmocka_unit_test(test_vm86),
 		cmocka_unit_test(test_iretq),
 		cmocka_unit_test(test_syscall),
 		cmocka_unit_test(test_popf),

@@ -117,6 +117,17 @@ static inline bool sys_real_mode(const struct bt_cpu *cpu)
 	return !(cpu->st.cr0 & CR0_PE);
 }
 
+static inline bool sys_vm86(const struct bt_cpu *cpu)
+{
+	return cpu->st.rflags & FL_VM;
+}
+
+/* Segments are plain numbers: real mode and virtual-8086 mode */
+static inline bool sys_real_segments(const struct bt_cpu *cpu)
+{
+	return sys_real_mode(cpu) || sys_vm86(cpu);
+}
+
 static inline uint64_t sys_size_mask(unsigned size)
 {
 	return size >= 8 ? ~0ull : (1ull << size * 8) - 1;
@@ -130,6 +141,15 @@ static inline unsigned sys_iopl(const struct bt_cpu *cpu)
 _Noreturn static inline void sys_ud(struct bt_cpu *cpu)
 {
 	bt_raise(cpu, VEC_UD);
+}
+
+_Noreturn static inline void sys_gp(struct bt_cpu *cpu, uint32_t error);
+
+/* In virtual-8086 mode these instructions trap unless IOPL is 3. */
+static inline void sys_check_vm86(struct bt_cpu *cpu)
+{
+	if (sys_vm86(cpu) && sys_iopl(cpu) < 3)
+		sys_gp(cpu, 0);
 }
 
 _Noreturn static inline void sys_gp(struct bt_cpu *cpu, uint32_t error)
@@ -231,6 +251,7 @@ void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigne
 			 struct vcpu_seg *ret_seg);
 void sys_null_seg(struct vcpu_seg *s, uint16_t sel, unsigned dpl);
 void sys_real_seg(struct vcpu_seg *s, uint16_t sel);
+void sys_vm86_seg(struct vcpu_seg *s, uint16_t sel);
 /** sys_set_cs() - commit CS from a descriptor and the privilege that goes with it */
 void sys_set_cs(struct bt_cpu *cpu, const struct vcpu_seg *cs, unsigned cpl);
 void sys_set_flat(struct vcpu_seg *s, uint16_t sel, uint32_t attr);

@@ -131,6 +131,9 @@ static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t
 	enter_handler(cpu, &d, sel, cpl, type == DESC_TRAP32);
 }
 
+/* Data segments in the order in which leaving virtual-8086 mode pushes them */
+static const uint8_t vm86_data[] = { SEG_GS, SEG_FS, SEG_DS, SEG_ES };
+
 static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext,
 			      uint64_t rip, uint64_t flags)
 {
@@ -161,6 +164,8 @@ static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, in
 	cpl = check_target(cpu, sel, ext, &d);
 	sys_stack_current(cpu, &s);
 	s.error = ext;
+	if (sys_vm86(cpu) && cpl)
+		sys_gp(cpu, (sel & 0xfffc) | ext);
 	if (cpl < cpu->cpl) {
 		uint16_t ss;
 		uint32_t esp;
@@ -171,6 +176,10 @@ static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, in
 		s.mask = s.ss.attr & SEG_ATTR_DB ? 0xffffffff : 0xffff;
 		s.error = (ss & 0xfffc) | ext;
 		s.kind = BT_SUPER;
+		if (sys_vm86(cpu)) {
+			for (unsigned i = 0; i < 4; i++)
+				sys_push(cpu, &s, size, cpu->st.segs[vm86_data[i]].selector);
+		}
 		sys_push(cpu, &s, size, cpu->st.segs[SEG_SS].selector);
 		sys_push(cpu, &s, size, cpu->st.regs[REG_RSP]);
 	} else if (cpl < 3) {
@@ -185,6 +194,10 @@ static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, in
 		sys_gp(cpu, ext);
 	sys_desc_set_accessed(cpu, &d);
 
+	if (sys_vm86(cpu)) {
+		for (unsigned i = 0; i < 4; i++)
+			sys_null_seg(&cpu->st.segs[vm86_data[i]], 0, 0);
+	}
 	cpu->st.segs[SEG_SS] = s.ss;
 	sys_stack_commit(cpu, &s);
 	cpu->st.rip = off;
@@ -274,6 +287,7 @@ static uint64_t soft_interrupt(struct bt_cpu *cpu, unsigned vector, bool check_d
 
 uint64_t sys_int(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
+	sys_check_vm86(cpu);
 	return soft_interrupt(cpu, (uint8_t)in->imm, true, next);
 }
 

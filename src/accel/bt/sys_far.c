@@ -110,7 +110,7 @@ static uint64_t jmp_far(struct bt_cpu *cpu, uint16_t sel, uint64_t off, uint64_t
 	struct sys_desc d;
 	struct gate g;
 
-	if (sys_real_mode(cpu)) {
+	if (sys_real_segments(cpu)) {
 		if (off > cpu->st.segs[SEG_CS].limit)
 			sys_gp(cpu, 0);
 		sys_real_seg(&cpu->st.segs[SEG_CS], sel);
@@ -185,7 +185,7 @@ static uint64_t call_far(struct bt_cpu *cpu, uint16_t sel, uint64_t off, unsigne
 	struct gate g;
 
 	sys_stack_current(cpu, &s);
-	if (sys_real_mode(cpu)) {
+	if (sys_real_segments(cpu)) {
 		if (off > cpu->st.segs[SEG_CS].limit)
 			sys_gp(cpu, 0);
 		sys_push(cpu, &s, size, cpu->st.segs[SEG_CS].selector);

@@ -389,7 +389,7 @@ void bt_fpu_check(struct bt_cpu *cpu, const struct insn *in)
 			bt_raise(cpu, VEC_NM);
 		break;
 	case UNIT_AVX:
-		if (sys_real_mode(cpu) || !(st->cr4 & CR4_OSXSAVE) || (st->xcr0 & 6) != 6)
+		if (sys_real_segments(cpu) || !(st->cr4 & CR4_OSXSAVE) || (st->xcr0 & 6) != 6)
 			bt_raise(cpu, VEC_UD);
 		if (st->cr0 & CR0_TS)
 			bt_raise(cpu, VEC_NM);

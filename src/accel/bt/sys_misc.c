@@ -11,7 +11,7 @@ void sys_io_check(struct bt_cpu *cpu, uint16_t port, unsigned size)
 	uint32_t map, off;
 	uint16_t bits;
 
-	if (sys_real_mode(cpu) || cpu->cpl <= sys_iopl(cpu))
+	if (sys_real_mode(cpu) || (cpu->cpl <= sys_iopl(cpu) && !sys_vm86(cpu)))
 		return;
 	if ((tr->attr & SEG_ATTR_UNUSABLE) || (tr->attr & 9) != 9 || tr->limit < 103)
 		sys_gp(cpu, 0);

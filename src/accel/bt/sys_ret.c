@@ -101,7 +101,7 @@ uint64_t sys_ret_far(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	sys_stack_current(cpu, &s);
 	f.rip = sys_pop(cpu, &s, size);
 	f.cs = sys_pop(cpu, &s, size);
-	if (sys_real_mode(cpu)) {
+	if (sys_real_segments(cpu)) {
 		if (f.rip > cpu->st.segs[SEG_CS].limit)
 			sys_gp(cpu, 0);
 		s.sp = (s.sp & ~s.mask) | ((s.sp + release) & s.mask);
@@ -161,6 +161,45 @@ static uint64_t iret_real(struct bt_cpu *cpu, unsigned size)
 	return rip;
 }
 
+/* From the supervisor into virtual-8086 mode: eip, cs and eflags are popped already. */
+static uint64_t iret_to_vm86(struct bt_cpu *cpu, const struct ret_frame *f, struct sys_stack *s)
+{
+	static const uint8_t data[] = { SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS };
+	uint32_t esp = sys_pop(cpu, s, 4);
+	uint16_t sels[5];
+
+	for (unsigned i = 0; i < 5; i++)
+		sels[i] = sys_pop(cpu, s, 4);
+	cpu->st.regs[REG_RSP] = esp;
+	sys_vm86_seg(&cpu->st.segs[SEG_CS], f->cs);
+	for (unsigned i = 0; i < 5; i++)
+		sys_vm86_seg(&cpu->st.segs[data[i]], sels[i]);
+	cpu->cpl = 3;
+	cpu->st.rflags |= FL_VM;
+	set_flags(cpu, f->rflags, 4, 0, 0);
+	return f->rip & 0xffff;
+}
+
+/* Within it: like real mode, but IOPL stays. */
+static uint64_t iret_in_vm86(struct bt_cpu *cpu, unsigned size)
+{
+	struct sys_stack s;
+	uint64_t rip, flags;
+	uint16_t cs;
+
+	sys_check_vm86(cpu);
+	sys_stack_current(cpu, &s);
+	rip = sys_pop(cpu, &s, size);
+	cs = sys_pop(cpu, &s, size);
+	flags = sys_pop(cpu, &s, size);
+	if (rip > cpu->st.segs[SEG_CS].limit)
+		sys_gp(cpu, 0);
+	sys_stack_commit(cpu, &s);
+	sys_vm86_seg(&cpu->st.segs[SEG_CS], cs);
+	set_flags(cpu, flags, size, 3, 3);
+	return rip;
+}
+
 uint64_t sys_iret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	unsigned size = in->opsize, old_cpl = cpu->cpl, iopl = sys_iopl(cpu);
@@ -170,6 +209,8 @@ uint64_t sys_iret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 
 	if (sys_real_mode(cpu))
 		return iret_real(cpu, size);
+	if (sys_vm86(cpu))
+		return iret_in_vm86(cpu, size);
 	if (cpu->st.rflags & FL_NT) {
 		uint16_t back;
 
@@ -193,7 +234,7 @@ uint64_t sys_iret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		f.cs = sys_pop(cpu, &s, size);
 		f.rflags = sys_pop(cpu, &s, size);
 		if (!bt_long_mode(cpu) && old_cpl == 0 && size == 4 && (f.rflags & FL_VM))
-			bt_fail(cpu, VCPU_EXIT_ERROR, "virtual-8086 mode is not supported");
+			return iret_to_vm86(cpu, &f, &s);
 		if (s.flat || (f.cs & 3) > cpu->cpl) {
 			f.rsp = sys_pop(cpu, &s, size);
 			f.ss = sys_pop(cpu, &s, size);

@@ -71,6 +71,14 @@ void sys_real_seg(struct vcpu_seg *s, uint16_t sel)
 	s->base = (uint32_t)sel << 4;
 }
 
+void sys_vm86_seg(struct vcpu_seg *s, uint16_t sel)
+{
+	*s = (struct vcpu_seg){ .selector = sel,
+				.attr = SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_W | SEG_TYPE_A | 3u << SEG_ATTR_DPL_SHIFT,
+				.limit = 0xffff,
+				.base = (uint32_t)sel << 4 };
+}
+
 void sys_set_flat(struct vcpu_seg *s, uint16_t sel, uint32_t attr)
 {
 	*s = (struct vcpu_seg){ .selector = sel, .attr = attr, .limit = ~0u };
@@ -115,7 +123,7 @@ void sys_load_seg(struct bt_cpu *cpu, unsigned seg, uint16_t sel)
 {
 	struct vcpu_seg *s = &cpu->st.segs[seg];
 
-	if (sys_real_mode(cpu)) {
+	if (sys_real_segments(cpu)) {
 		sys_real_seg(s, sel);
 	} else if (seg != SEG_SS) {
 		sys_check_data(cpu, sel, cpu->cpl, VEC_GP, s);
@@ -169,7 +177,7 @@ void bt_update_key(struct bt_cpu *cpu)
 		key |= KEY_AC;
 	}
 	if ((st->cr0 & (CR0_EM | CR0_TS)) || (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
-	    st->xcr0 != sys_xcr0_max() || sys_real_mode(cpu))
+	    st->xcr0 != sys_xcr0_max() || sys_real_segments(cpu))
 		key |= KEY_FPU;
 	if (cpu->int_shadow || sys_debugging(cpu))
 		key |= KEY_ONE;
@@ -272,7 +280,7 @@ uint64_t sys_lidt(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 
 static uint64_t store_selector(struct bt_cpu *cpu, const struct insn *in, uint16_t sel, uint64_t next)
 {
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sys_need_umip(cpu);
 	if (in->mem)
@@ -321,7 +329,7 @@ uint64_t sys_lldt(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	struct vcpu_seg seg;
 	uint16_t sel;
 
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
 	sel = sys_rm_get(cpu, in, 2);
@@ -339,7 +347,7 @@ uint64_t sys_ltr(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	struct vcpu_seg seg;
 	uint16_t sel;
 
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
 	sel = sys_rm_get(cpu, in, 2);
@@ -366,7 +374,7 @@ static uint64_t verify(struct bt_cpu *cpu, const struct insn *in, uint64_t next,
 	uint16_t sel;
 	bool ok = false;
 
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sel = sys_rm_get(cpu, in, 2);
 	if ((sel & 0xfffc) && sys_desc_read(cpu, sel, &d) && !desc_is_system(&d) && visible(cpu, sel, &d)) {
@@ -394,7 +402,7 @@ static bool look_up(struct bt_cpu *cpu, const struct insn *in, uint32_t types, s
 	uint16_t sel;
 	uint32_t high;
 
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sel = sys_rm_get(cpu, in, 2);
 	if (!(sel & 0xfffc) || !sys_desc_read(cpu, sel, d) || !visible(cpu, sel, d))
@@ -442,7 +450,7 @@ uint64_t sys_arpl(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	uint16_t dst, src;
 	bool low;
 
-	if (sys_real_mode(cpu))
+	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	src = cpu->st.regs[in->reg];
 	dst = sys_rm_get(cpu, in, 2);

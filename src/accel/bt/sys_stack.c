@@ -174,6 +174,7 @@ uint64_t sys_popa(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 
 uint64_t sys_pushf(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
+	sys_check_vm86(cpu);
 	return push_one(cpu, in, cpu->st.rflags & ~(uint64_t)(FL_RF | FL_VM), next);
 }
 
@@ -184,6 +185,7 @@ uint64_t sys_popf(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	struct sys_stack s;
 	uint64_t val;
 
+	sys_check_vm86(cpu);
 	if (cpu->cpl == 0)
 		change |= FL_IOPL;
 	if (cpu->cpl <= sys_iopl(cpu))

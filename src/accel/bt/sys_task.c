@@ -119,12 +119,16 @@ static void enter_task(struct bt_cpu *cpu, const struct task *t)
 	if ((st->cr0 & CR0_PG) && t->cr3 != st->cr3)
 		sys_flush_for_cr3(cpu, t->cr3);
 	st->rip = t->ip;
-	st->rflags = (t->flags & 0x3f7fd5) | FL_FIXED;
+	st->rflags = (t->flags & 0x3f7fd5) | FL_FIXED; /* VM included */
 	for (unsigned i = 0; i < 8; i++)
 		st->regs[i] = t->regs[i];
-	cpu->cpl = t->segs[SEG_CS] & 3;
-	for (unsigned i = 0; i < 6; i++)
-		sys_null_seg(&st->segs[i], t->segs[i], cpu->cpl);
+	cpu->cpl = sys_vm86(cpu) ? 3 : t->segs[SEG_CS] & 3;
+	for (unsigned i = 0; i < 6; i++) {
+		if (sys_vm86(cpu))
+			sys_vm86_seg(&st->segs[i], t->segs[i]);
+		else
+			sys_null_seg(&st->segs[i], t->segs[i], cpu->cpl);
+	}
 	sys_null_seg(&st->segs[SEG_LDT], t->ldt, 0);
 	bt_update_key(cpu);
 }
@@ -134,6 +138,8 @@ static void load_segments(struct bt_cpu *cpu, const struct task *t)
 	static const uint8_t data[] = { SEG_ES, SEG_DS, SEG_FS, SEG_GS };
 
 	load_ldt(cpu, t->ldt);
+	if (sys_vm86(cpu))
+		return;
 	load_cs(cpu, t->segs[SEG_CS]);
 	sys_check_stack_seg(cpu, t->segs[SEG_SS], cpu->cpl, VEC_TS, 0, &cpu->st.segs[SEG_SS]);
 	for (unsigned i = 0; i < 4; i++)
@@ -168,9 +174,6 @@ uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how
 	}
 	if (how != TASK_IRET)
 		set_busy(cpu, sel, true);
-	if (t.flags & FL_VM)
-		bt_fail(cpu, VCPU_EXIT_ERROR, "virtual-8086 mode is not supported");
-
 	*tr = desc_seg(&d, sel);
 	tr->attr |= 2;
 	cpu->st.cr0 |= CR0_TS;
