@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Linux moves from machine to machine in the midst of disk I/O: fio writes and
+ * verifies a disk with many requests in flight; every fraction of a second the
+ * machine is saved, freed, and another one goes on with the same disks.
+ *
+ * usage: test-machine_disk SOURCE BUILD
+ * Skipped when no guest disk with fio was made yet (tools/guest-image).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <glob.h>
+#include <stdio.h>
+
+#include "accel/accel.h"
+#include "base/util.h"
+#include "loop/loop.h"
+#include "monitor/machine.h"
+
+#define MEMORY MIB(192)
+#define HOPS 8
+#define DISK_SIZE MIB(64)
+
+static const char *source, *build;
+
+/* Passes of fio until the guest is 12 s old: longer than all hops take. */
+static const char script[] =
+    "#!/bin/sh\n"
+    "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /tmp; cd /tmp\n"
+    "n=0; s=0\n"
+    "while read up rest < /proc/uptime && test ${up%.*} -lt 12 && test $s = 0; do\n"
+    "fio --name=t --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=24 --rw=randwrite "
+    "--bsrange=512-64k --size=24m --loops=2 --verify=crc32c --verify_fatal=1 --randseed=$n "
+    "--verify_state_save=0 --minimal >/tmp/out 2>&1; s=$?; n=$((n + 1))\n"
+    "done\n"
+    "test $s = 0 || cat /tmp/out\n"
+    "dmesg | grep -E 'I/O error|BUG:|WARNING:|Call Trace'\n"
+    "echo fio left with $s after $n passes\n"
+    "sleep 1; echo o > /proc/sysrq-trigger; sleep 100\n";
+
+struct host {
+	struct loop *loop;
+	struct loop_timer *timer;
+	struct config cfg;
+	struct console *con;
+	struct machine *m;
+	struct vm_request end;
+};
+
+static char folder[4096], kernel[4200], root[4096];
+static char initrd[] = "/tmp/eyot-hops-initrd-XXXXXX",
+	    script_path[] = "/tmp/eyot-hops-script-XXXXXX", disk[] = "/tmp/eyot-hops-disk-XXXXXX",
+	    console[] = "/tmp/eyot-hops-console-XXXXXX";
+
+static bool console_has(const char *words)
+{
+	static char text[1 << 20];
+	FILE *f = fopen(console, "r");
+	size_t n = fread(text, 1, sizeof(text) - 1, f);
+
+	fclose(f);
+	text[n] = '\0';
+	return strstr(text, words);
+}
+
+static void on_stopped(void *arg, const struct vm_request *req)
+{
+	struct host *h = arg;
+
+	h->end = *req;
+	loop_quit(h->loop, 1);
+}
+
+static void on_timer(void *arg)
+{
+	loop_quit(((struct host *)arg)->loop, 0);
+}
+
+static void make(struct host *h)
+{
+	struct machine_events events = { on_stopped, h };
+	struct err err = { "" };
+
+	memset(h, 0, sizeof(*h));
+	assert_int_equal(loop_new(&h->loop, &err), 0);
+	assert_int_equal(loop_timer_add(h->loop, on_timer, h, &h->timer), 0);
+	assert_int_equal(config_init(&h->cfg, &err), 0);
+	free(h->cfg.cmdline);
+	h->cfg.cmdline =
+	    strdup("console=ttyS0 root=/dev/vda ro init=/run/eyot/hops panic=-1 quiet");
+	h->cfg.kernel = strdup(kernel);
+	h->cfg.initrd = strdup(initrd);
+	h->cfg.cpus = 2;
+	h->cfg.memory_bytes = MEMORY;
+	h->cfg.disks[0].path = strdup(root);
+	h->cfg.disks[0].readonly = true;
+	h->cfg.disks[1].path = strdup(disk);
+	h->cfg.disk_count = 2;
+	assert_int_equal(console_open(h->loop, CONSOLE_FILE, console, NULL, NULL, &h->con, &err),
+			 0);
+	if (machine_new(&h->cfg, h->loop, accel_list[0], h->con, &events, &h->m, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void done(struct host *h)
+{
+	machine_free(h->m);
+	console_close(h->con);
+	loop_timer_del(h->timer);
+	loop_free(h->loop);
+	config_done(&h->cfg);
+}
+
+/* Run for a while; true when the machine ended. */
+static bool run_for(struct host *h, unsigned ms)
+{
+	loop_timer_arm(h->timer, clock_now_ns() + ms * 1000000ull);
+	return loop_run(h->loop) == 1;
+}
+
+/* The machine ends; another one, made anew, has its RAM and state. */
+static void hop(struct host *h)
+{
+	uint8_t *ram = malloc(MEMORY);
+	struct snap_writer w;
+	struct snap_reader r;
+	struct err err = { "" };
+
+	assert_non_null(ram);
+	assert_int_equal(vm_pause(machine_vm(h->m), &err), 0);
+	snap_writer_init(&w);
+	if (vm_save(machine_vm(h->m), &w, &err) < 0)
+		fail_msg("%s", err.text);
+	memcpy(ram, machine_vm(h->m)->mem.slots[0].hva, MEMORY);
+	done(h);
+
+	make(h);
+	assert_int_equal(vm_pause(machine_vm(h->m), &err), 0);
+	if (machine_start(h->m, &err) < 0)
+		fail_msg("%s", err.text);
+	memcpy(machine_vm(h->m)->mem.slots[0].hva, ram, MEMORY);
+	free(ram);
+	snap_reader_init(&r, w.data, w.len);
+	if (vm_load(machine_vm(h->m), &r, &err) < 0)
+		fail_msg("%s", err.text);
+	snap_writer_done(&w);
+	vm_resume(machine_vm(h->m));
+}
+
+static void make_file(char *path, const void *data, size_t len, off_t size)
+{
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, data, len), len);
+	assert_int_equal(ftruncate(fd, size), 0);
+	close(fd);
+}
+
+static bool find_guest(void)
+{
+	const char *home = getenv("HOME"), *cache = getenv("EYOT_CACHE");
+	glob_t g = { 0 };
+	bool found;
+
+	snprintf(folder, sizeof(folder), "%s%s/guest/test-*/disk.img",
+		 cache	? cache
+		 : home ? home
+			: "",
+		 cache ? "" : "/.cache/eyot");
+	found = glob(folder, 0, NULL, &g) == 0;
+	if (found) {
+		snprintf(root, sizeof(root), "%s", g.gl_pathv[g.gl_pathc - 1]);
+		strcpy(folder, root);
+		*strrchr(folder, '/') = '\0';
+		snprintf(kernel, sizeof(kernel), "%s/vmlinuz-cloud", folder);
+	}
+	globfree(&g);
+	return found;
+}
+
+static void test_hops(void **state)
+{
+	char cmd[16384];
+	struct host h;
+	struct err err = { "" };
+	bool ended = false;
+
+	if (!find_guest())
+		skip();
+	make_file(script_path, script, sizeof(script) - 1, sizeof(script) - 1);
+	make_file(initrd, "", 0, 0);
+	make_file(disk, "", 0, DISK_SIZE);
+	make_file(console, "", 0, 0);
+	snprintf(cmd, sizeof(cmd),
+		 "%s/tools/guest-initrd %s %s/modules-cloud %s/tools/guest/eyot-init hops=%s",
+		 source, initrd, folder, build, script_path);
+	assert_int_equal(system(cmd), 0);
+
+	make(&h);
+	if (machine_start(h.m, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_false(run_for(&h, 4000)); /* boot, and fio begins */
+	for (unsigned i = 0; i < HOPS && !ended; i++) {
+		hop(&h);
+		ended = run_for(&h, 300 + 70 * i);
+	}
+	if (!ended)
+		ended = run_for(&h, 100000);
+	assert_true(ended);
+	machine_flush_console(h.m);
+	done(&h);
+	if (!console_has("fio left with 0") || console_has("I/O error") || console_has("BUG:"))
+		fail_msg("see %s", console);
+	unlink(script_path);
+	unlink(initrd);
+	unlink(disk);
+	unlink(console);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_hops) };
+
+	if (argc != 3) {
+		fprintf(stderr, "usage: %s SOURCE BUILD\n", argv[0]);
+		return 2;
+	}
+	source = argv[1];
+	build = argv[2];
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
