@@ -13,6 +13,7 @@
 #define VEC_UD 6
 #define VEC_PF 14
 #define PF_PRESENT 1u
+#define LINUX_USER_END 0x7ffffffff000ull
 #define FLAGS_COMPARED 0x277fd5u /* CF..OF, IOPL, NT, RF, AC, ID */
 
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -78,7 +79,7 @@ static void compare_fault(struct diff *d)
 		       a->vector, a->error, a->cr2, b->vector, b->error, b->cr2);
 		return;
 	}
-	if (a->vector == VEC_PF && a->cr2 >> 47) {
+	if (a->vector == VEC_PF && a->cr2 >= LINUX_USER_END) {
 		/* Linux says "present" for every address of its own half */
 		ea &= ~PF_PRESENT;
 		eb &= ~PF_PRESENT;

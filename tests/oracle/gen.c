@@ -148,6 +148,14 @@ static bool comparable(const struct gen_insn *in)
 		return false;
 	if (in->z.mnemonic == ZYDIS_MNEMONIC_INT && in->z.raw.imm[0].value.u == 0x80)
 		return false;
+	if (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F && in->z.opcode == 0x0d &&
+	    in->z.raw.modrm.mod == 3)
+		return false;
+	/* near branches whose operand size the CPU's makers disagree about */
+	if (in->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 &&
+	    (in->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) &&
+	    in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		return false;
 	return !reads_selector(in) || (in->z.mnemonic == ZYDIS_MNEMONIC_MOV &&
 				       in->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER);
 }

@@ -173,7 +173,7 @@ void gen_state(struct gen *g)
 	s->rflags = 0x202 | (rng_next(r) & 0x8d5);
 	if (rng_pct(r, 15))
 		s->rflags |= 0x400;
-	if (rng_pct(r, 2))
+	if (g->o->alignment_check && rng_pct(r, 50))
 		s->rflags |= 0x40000;
 	if (rng_pct(r, 2))
 		s->rflags |= 0x100;

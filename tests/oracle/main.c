@@ -358,7 +358,7 @@ static void usage(void)
 	      "                   [--filter MNEMONIC|ISA-SET|CATEGORY] [--guest bt|qemu|native] "
 	      "[--replay FILE]...\n"
 	      "                   [--cases DIR] [--report DIR] [--max-reports N] [--coverage] "
-	      "[--rules] [--verbose]\n",
+	      "[--rules] [--alignment-check] [--verbose]\n",
 	      stderr);
 	exit(2);
 }
@@ -432,18 +432,28 @@ enum opt {
 	OPT_MAX,
 	OPT_COVERAGE,
 	OPT_RULES,
-	OPT_VERBOSE
+	OPT_VERBOSE,
+	OPT_AC
 };
 
 static const struct option options[] = {
-	{ "seed", 1, NULL, OPT_SEED },	       { "count", 1, NULL, OPT_COUNT },
-	{ "first", 1, NULL, OPT_FIRST },       { "time", 1, NULL, OPT_TIME },
-	{ "mode", 1, NULL, OPT_MODE },	       { "length", 1, NULL, OPT_LENGTH },
-	{ "filter", 1, NULL, OPT_FILTER },     { "guest", 1, NULL, OPT_GUEST },
-	{ "replay", 1, NULL, OPT_REPLAY },     { "cases", 1, NULL, OPT_CASES },
-	{ "report", 1, NULL, OPT_REPORT },     { "max-reports", 1, NULL, OPT_MAX },
-	{ "coverage", 0, NULL, OPT_COVERAGE }, { "rules", 0, NULL, OPT_RULES },
-	{ "verbose", 0, NULL, OPT_VERBOSE },   { NULL, 0, NULL, 0 },
+	{ "seed", 1, NULL, OPT_SEED },
+	{ "count", 1, NULL, OPT_COUNT },
+	{ "first", 1, NULL, OPT_FIRST },
+	{ "time", 1, NULL, OPT_TIME },
+	{ "mode", 1, NULL, OPT_MODE },
+	{ "length", 1, NULL, OPT_LENGTH },
+	{ "filter", 1, NULL, OPT_FILTER },
+	{ "guest", 1, NULL, OPT_GUEST },
+	{ "replay", 1, NULL, OPT_REPLAY },
+	{ "cases", 1, NULL, OPT_CASES },
+	{ "report", 1, NULL, OPT_REPORT },
+	{ "max-reports", 1, NULL, OPT_MAX },
+	{ "coverage", 0, NULL, OPT_COVERAGE },
+	{ "rules", 0, NULL, OPT_RULES },
+	{ "verbose", 0, NULL, OPT_VERBOSE },
+	{ "alignment-check", 0, NULL, OPT_AC },
+	{ NULL, 0, NULL, 0 },
 };
 
 struct files {
@@ -500,6 +510,9 @@ static void parse(struct app *a, struct files *f, int argc, char **argv)
 			break;
 		case OPT_RULES:
 			print_rules();
+			break;
+		case OPT_AC:
+			a->gen.alignment_check = true;
 			break;
 		case OPT_VERBOSE:
 			a->verbose = true;

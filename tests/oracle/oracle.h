@@ -220,6 +220,7 @@ struct gen_opts {
 	enum oracle_mode mode;
 	unsigned max_len;   /* instructions, 1..8 */
 	const char *filter; /* only this mnemonic, ISA set or category; or NULL */
+	bool alignment_check; /* half of the cases with EFLAGS.AC set */
 };
 
 /** gen_case() - make case @number of @seed; always the same for the same options */

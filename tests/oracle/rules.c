@@ -49,6 +49,9 @@ const struct oracle_rule rules_excluded[] = {
 	{ "xabort", "transactions end as the CPU likes" },
 	{ "0f 0d reg",
 	  "a register as operand of prefetch: nop or undefined, by the maker of the CPU" },
+	{ "66 branch", "operand-size prefix on a near branch in 64-bit code: heeded or not, by the "
+		       "maker of the CPU" },
+	{ "int1", "virtual machines of some hosts report it at the wrong address" },
 	{ "llwpcb", "depends on what the host's kernel enabled" },
 	{ "slwpcb", "depends on what the host's kernel enabled" },
 	{ NULL, NULL },
