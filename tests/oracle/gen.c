@@ -139,6 +139,15 @@ static bool old_encoding(const struct gen_insn *in)
 	       in->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 }
 
+/* Zydis notes F2 and F3 only where they mean something. */
+static bool has_rep(const struct gen_insn *in)
+{
+	for (unsigned i = 0; i < in->z.raw.prefix_count; i++)
+		if (in->z.raw.prefixes[i].value == 0xf2 || in->z.raw.prefixes[i].value == 0xf3)
+			return true;
+	return false;
+}
+
 /* Whether the rules let an instruction be compared at all */
 static bool comparable(const struct gen_insn *in)
 {
@@ -150,6 +159,9 @@ static bool comparable(const struct gen_insn *in)
 		return false;
 	if (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F && in->z.opcode == 0x0d &&
 	    in->z.raw.modrm.mod == 3)
+		return false;
+	if ((in->z.mnemonic == ZYDIS_MNEMONIC_LOOPE || in->z.mnemonic == ZYDIS_MNEMONIC_LOOPNE) &&
+	    has_rep(in))
 		return false;
 	/* near branches whose operand size the CPU's makers disagree about */
 	if (in->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 &&
@@ -179,7 +191,6 @@ static bool allowed(struct gen *g, const struct gen_insn *in)
 static void aim_selector(struct gen *g, const struct gen_insn *in)
 {
 	static const uint16_t sels[] = { 0,
-					 3,
 					 SEL_USER_DS,
 					 0x28,
 					 SEL_USER32_CS,
@@ -188,7 +199,6 @@ static void aim_selector(struct gen *g, const struct gen_insn *in)
 					 SEL_KERNEL_DS,
 					 SEL_TSS,
 					 0xfff8,
-					 SEL_USER_DS,
 					 0x2f };
 	int reg = ZydisRegisterGetId(in->ops[1].reg.value);
 
@@ -351,14 +361,57 @@ static void add_holes(struct oracle_case *c, const struct gen_insn *in)
 		c->holes[0] = (struct oracle_hole) { va + 12, 16 };
 }
 
+/* A branch can land within an instruction: flags undefined by what is found there count too. */
+static uint32_t undefined_within(const struct oracle_case *c)
+{
+	struct gen_insn in;
+	uint32_t undef = 0;
+
+	for (unsigned off = 0; off < c->code_len; off++)
+		if (decode(c->mode, c->code + off, c->code_len - off, &in) && in.z.cpu_flags)
+			undef |= in.z.cpu_flags->undefined;
+	return undef;
+}
+
+static void note_special(struct oracle_case *c, const struct gen_insn *in)
+{
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+		c->special |= SPECIAL_FSAVE;
+		break;
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+		c->special |= SPECIAL_MASKMOV;
+		break;
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+		c->special |= SPECIAL_UD;
+		break;
+	default:
+		if (in->z.meta.category == ZYDIS_CATEGORY_AVX2GATHER)
+			c->special |= SPECIAL_GATHER;
+		break;
+	}
+}
+
 int gen_describe(struct oracle_case *c)
 {
 	struct gen_insn in;
 	unsigned off = 0;
+	bool branches = false;
 
 	c->insn_count = 0;
 	c->flags_undef = 0;
 	c->hole_count = 0;
+	c->special = 0;
 	c->invalid = false;
 	while (off < c->code_len && c->insn_count < ORACLE_INSN_MAX) {
 		bool ok = decode(c->mode, c->code + off, c->code_len - off, &in);
@@ -375,10 +428,14 @@ int gen_describe(struct oracle_case *c)
 			break;
 		if (in.z.cpu_flags)
 			c->flags_undef |= in.z.cpu_flags->undefined;
+		note_special(c, &in);
+		branches |= in.z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 		off += in.z.length;
 		if (c->insn_count == 1 && off == c->code_len)
 			add_holes(c, &in);
 	}
+	if (branches)
+		c->flags_undef |= undefined_within(c);
 	return off == c->code_len ? 0 : -1;
 }
 

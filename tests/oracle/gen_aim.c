@@ -68,7 +68,7 @@ static uint64_t pick_target(struct gen *g, unsigned size, unsigned addr_bits)
 	if (x < 98)
 		return HIGH_BASE + (x & 1 ? PAGE : 0) - part;
 	if (x < 99)
-		return rng_pct(r, 50) ? 0x800000000000 - part : rng_next(r) | 1ull << 62;
+		return rng_pct(r, 50) ? 0x800000000000 : (rng_next(r) >> 2) | 1ull << 61;
 	return 0xffff900000000000 + (rng_next(r) & 0xffffffffff);
 }
 
@@ -164,6 +164,9 @@ static void aim_mem(struct gen *g, struct gen_insn *in, const ZydisDecodedOperan
 	bool visible = op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN;
 
 	target -= seg_base(g, op->mem.segment);
+	if (is64(g) && seg_base(g, op->mem.segment) &&
+	    (int64_t)(target << 16) >> 16 != (int64_t)target)
+		target = gen_data_pointer(&g->r) - seg_base(g, op->mem.segment);
 	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
 		patch_disp(in, (int64_t)target - (int64_t)(va + in->len));
 		return;

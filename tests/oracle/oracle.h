@@ -86,6 +86,11 @@ struct oracle_hole {
 
 #define ORACLE_HOLES 2
 
+#define SPECIAL_FSAVE 1u   /* x87 and FXSAVE images */
+#define SPECIAL_MASKMOV 2u /* maskmovq and the like */
+#define SPECIAL_GATHER 4u
+#define SPECIAL_UD 8u /* ud0, ud1 */
+
 struct oracle_case {
 	struct oracle_state in;
 	uint64_t data_seed; /* content of the data pages; 0: zeros */
@@ -95,8 +100,9 @@ struct oracle_case {
 	uint32_t insn_count;
 	uint32_t flags_undef; /* EFLAGS bits that comparison leaves out */
 	uint32_t hole_count;
-	bool invalid;  /* the bytes are no instruction that the generator knows */
-	bool may_hide; /* the guest's CPU need not have it: #UD is right too */
+	uint32_t special; /* SPECIAL_*: instructions for which comparison makes allowances */
+	bool invalid;	  /* the bytes are no instruction that the generator knows */
+	bool may_hide;	  /* the guest's CPU need not have it: #UD is right too */
 	struct oracle_hole holes[ORACLE_HOLES];
 	uint8_t insn_off[ORACLE_INSN_MAX];
 	char name[ORACLE_NAME_MAX];    /* mnemonic of the first instruction */
@@ -218,8 +224,8 @@ enum verdict oracle_compare(const struct oracle_case *c, const struct oracle_res
 
 struct gen_opts {
 	enum oracle_mode mode;
-	unsigned max_len;   /* instructions, 1..8 */
-	const char *filter; /* only this mnemonic, ISA set or category; or NULL */
+	unsigned max_len;     /* instructions, 1..8 */
+	const char *filter;   /* only this mnemonic, ISA set or category; or NULL */
 	bool alignment_check; /* half of the cases with EFLAGS.AC set */
 };
 
