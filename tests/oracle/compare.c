@@ -12,6 +12,7 @@
 
 #define VEC_UD 6
 #define VEC_PF 14
+#define VEC_AC 17
 #define PF_PRESENT 1u
 #define LINUX_USER_END 0x7ffffffff000ull
 #define FLAGS_ARITH 0x8d5ull
@@ -222,6 +223,8 @@ static bool choice_of_cpu(const struct oracle_case *c, const struct oracle_resul
 		return true;
 	if (native->vector == VEC_UD && (c->special & SPECIAL_UD) &&
 	    c->in.rip + c->code_len > CODE_BASE + 2 * PAGE)
+		return true;
+	if (native->vector == VEC_AC && !c->alignment_check)
 		return true;
 	/* an image with the instruction's own address in it, written over the code */
 	return c->hole_count && (native->changed & (1u << PAGE_CODE0 | 1u << PAGE_CODE1));

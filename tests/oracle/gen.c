@@ -230,7 +230,10 @@ static bool add_insn(struct gen *g)
 			if (in.z.cpu_flags) {
 				const ZydisAccessedFlags *f = in.z.cpu_flags;
 
-				g->undef_live &= ~(f->modified | f->set_0 | f->set_1);
+				/* a count of zero leaves flags as they are */
+				if (in.z.meta.category != ZYDIS_CATEGORY_SHIFT &&
+				    in.z.meta.category != ZYDIS_CATEGORY_ROTATE)
+					g->undef_live &= ~(f->modified | f->set_0 | f->set_1);
 				g->undef_live |= f->undefined;
 			}
 		}
@@ -273,23 +276,81 @@ static uint64_t pick_rip(struct rng *r)
 	return CODE_BASE + 2 * PAGE - 1 - rng_below(r, 20);
 }
 
+/* The code as the CPU sees it: int3 behind it */
+static void pad_code(const struct oracle_case *c, uint8_t bytes[ORACLE_CODE_MAX + 16])
+{
+	memset(bytes, 0xcc, ORACLE_CODE_MAX + 16);
+	memcpy(bytes, c->code, c->code_len);
+}
+
+/* A branch can land within an instruction: flags undefined by what is found there count too. */
+static uint32_t undefined_within(const struct oracle_case *c)
+{
+	uint8_t bytes[ORACLE_CODE_MAX + 16];
+	struct gen_insn in;
+	uint32_t undef = 0;
+
+	pad_code(c, bytes);
+	for (unsigned off = 0; off < c->code_len; off++)
+		if (decode(c->mode, bytes + off, 15, &in) && in.z.cpu_flags)
+			undef |= in.z.cpu_flags->undefined;
+	return undef;
+}
+
+/*
+ * Relative branches go to the start of an instruction most of the time. False when one of them
+ * still lands within an instruction and flags that are undefined there could be read.
+ */
+static bool snap_branches(struct gen *g)
+{
+	struct oracle_case *c = g->c;
+	struct gen_insn in;
+	bool within = false;
+
+	for (unsigned i = 0; i < c->insn_count; i++) {
+		unsigned off = c->insn_off[i], end, to;
+		int64_t target;
+
+		if (!decode(c->mode, c->code + off, c->code_len - off, &in) ||
+		    !in.z.raw.imm[0].is_relative)
+			continue;
+		end = off + in.len;
+		target = (int64_t)end + in.z.raw.imm[0].value.s;
+		if (target <= 0 || target >= c->code_len)
+			continue;
+		for (to = 0; to < c->insn_count && c->insn_off[to] < target; to++)
+			;
+		if (to < c->insn_count && c->insn_off[to] == target)
+			continue;
+		if (rng_pct(&g->r, 5)) {
+			within = true;
+			continue;
+		}
+		target = (to < c->insn_count ? c->insn_off[to] : c->code_len) - (int64_t)end;
+		memcpy(c->code + off + in.z.raw.imm[0].offset, &target, in.z.raw.imm[0].size / 8);
+	}
+	return !within || !undefined_within(c);
+}
+
 /* Whether a branch into the middle of an instruction could find one that is left out */
 static bool hides_excluded(const struct oracle_case *c)
 {
+	uint8_t bytes[ORACLE_CODE_MAX + 16];
 	struct gen_insn in;
 
+	pad_code(c, bytes);
 	for (unsigned off = 1, k = 1; off < c->code_len; off++) {
 		if (k < c->insn_count && c->insn_off[k] == off) {
 			k++;
 			continue;
 		}
-		if (decode(c->mode, c->code + off, c->code_len - off, &in) && !comparable(&in))
+		if (decode(c->mode, bytes + off, 15, &in) && !comparable(&in))
 			return true;
 	}
 	return false;
 }
 
-static void make_case(struct oracle_case *c, const struct gen_opts *o, struct rng rng)
+static bool make_case(struct oracle_case *c, const struct gen_opts *o, struct rng rng)
 {
 	struct gen g = { .r = rng, .o = o, .c = c, .base = -1 };
 
@@ -307,6 +368,10 @@ static void make_case(struct oracle_case *c, const struct gen_opts *o, struct rn
 		exit(2);
 	}
 	gen_describe(c);
+	if (g.insns > 1 && !snap_branches(&g))
+		return false;
+	gen_describe(c);
+	return !hides_excluded(c);
 }
 
 void gen_case(struct oracle_case *c, const struct gen_opts *o, uint64_t seed, uint64_t number)
@@ -315,9 +380,9 @@ void gen_case(struct oracle_case *c, const struct gen_opts *o, uint64_t seed, ui
 		memset(c, 0, sizeof(*c));
 		c->number = number;
 		c->mode = o->mode;
+		c->alignment_check = o->alignment_check;
 		c->data_seed = 1 + (seed << 32) + (number >> 8);
-		make_case(c, o, rng_for(seed + ((uint64_t)attempt << 32), number));
-		if (!hides_excluded(c))
+		if (make_case(c, o, rng_for(seed + ((uint64_t)attempt << 32), number)))
 			return;
 	}
 }
@@ -359,18 +424,6 @@ static void add_holes(struct oracle_case *c, const struct gen_insn *in)
 		c->holes[0] = (struct oracle_hole) { va + 6, 8 };
 	else
 		c->holes[0] = (struct oracle_hole) { va + 12, 16 };
-}
-
-/* A branch can land within an instruction: flags undefined by what is found there count too. */
-static uint32_t undefined_within(const struct oracle_case *c)
-{
-	struct gen_insn in;
-	uint32_t undef = 0;
-
-	for (unsigned off = 0; off < c->code_len; off++)
-		if (decode(c->mode, c->code + off, c->code_len - off, &in) && in.z.cpu_flags)
-			undef |= in.z.cpu_flags->undefined;
-	return undef;
 }
 
 static void note_special(struct oracle_case *c, const struct gen_insn *in)

@@ -62,6 +62,8 @@ static unsigned try_case(struct app *a, const struct oracle_case *c)
 	a->single->cases[0] = *c;
 	worker_submit(a->native, a->single);
 	worker_wait(a->native);
+	if (a->single->results[0][0].status != RES_OK)
+		return 0;
 	worker_submit(a->guest, a->single);
 	worker_wait(a->guest);
 	if (oracle_compare(&a->single->cases[0], &a->single->results[0][0],
@@ -278,6 +280,8 @@ static void run_random(struct app *a)
 		struct batch *b = a->batches[k], *next = a->batches[!k];
 		bool more = !a->time_s || now_s() - start < a->time_s;
 
+		for (unsigned i = 0; i < b->n; i++)
+			b->cases[i].skip = b->results[0][i].status != RES_OK;
 		worker_submit(a->guest, b);
 		next->n = 0;
 		if (more)

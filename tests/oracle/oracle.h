@@ -100,9 +100,11 @@ struct oracle_case {
 	uint32_t insn_count;
 	uint32_t flags_undef; /* EFLAGS bits that comparison leaves out */
 	uint32_t hole_count;
-	uint32_t special; /* SPECIAL_*: instructions for which comparison makes allowances */
-	bool invalid;	  /* the bytes are no instruction that the generator knows */
-	bool may_hide;	  /* the guest's CPU need not have it: #UD is right too */
+	uint32_t special;     /* SPECIAL_*: instructions for which comparison makes allowances */
+	bool invalid;	      /* the bytes are no instruction that the generator knows */
+	bool alignment_check; /* compare #AC too */
+	bool skip;	      /* the native side did not finish it: not worth the guest's time */
+	bool may_hide;	      /* the guest's CPU need not have it: #UD is right too */
 	struct oracle_hole holes[ORACLE_HOLES];
 	uint8_t insn_off[ORACLE_INSN_MAX];
 	char name[ORACLE_NAME_MAX];    /* mnemonic of the first instruction */

@@ -57,6 +57,8 @@ static void slot_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 	atomic_fetch_add(&b->seq, 1);
 	if (b->taken)
 		return;
+	while (b->next < b->n && b->cases[b->next].skip)
+		b->next++;
 	if (b->next >= b->n) {
 		ops->vcpu_kick(b->vcpu);
 		return;
