@@ -10,6 +10,7 @@
 #define COLD_ENTRIES (BLOCK_INSNS * 2)
 #define FAULT_ENTRIES (BLOCK_INSNS * 2)
 #define GROUP_SPAN 1024 /* bytes that one group covers at most */
+#define GROUP_REACH (1 << 30) /* furthest displacement, so that sums of two and a span fit 32 bits */
 #define GROUPS 16       /* looked at in one block; BT_GROUP_SLOTS of them are used */
 #define BASE_RIP 16     /* pseudo register: rip-relative */
 
@@ -93,7 +94,8 @@ struct tr {
 
 /* translate.c */
 enum place tr_place_of(const struct tr *t, const struct insn *in);
-unsigned tr_peek_live(struct tr *t, int off);
+unsigned tr_peek_live(struct tr *t, int64_t off);
+int64_t tr_target_off(const struct tr *t, unsigned i); /* of a relative branch, from the page's start */
 
 /* tr_groups.c */
 void tr_find_groups(struct tr *t);
@@ -105,6 +107,7 @@ void tr_want_flags_hw(struct tr *t, unsigned live);
 void tr_want_flags_slot(struct tr *t, unsigned live);
 bool tr_must_restore(const struct tr *t, const struct insn *in);
 unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch);
+void tr_add_imm64(struct tr *t, unsigned reg, int64_t v); /* keeps flags; uses T1 */
 void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst);
 struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access, unsigned seg);
 void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a);
@@ -125,7 +128,7 @@ void tr_emit_linkable(struct tr *t, struct out *o, struct bt_exit *e);
 void tr_emit_sys(struct tr *t, const struct insn *in);
 void tr_emit_sys_aside(struct tr *t, const struct insn *in);
 void tr_emit_jc_jump(struct tr *t);
-void tr_emit_goto(struct tr *t, int off);
+void tr_emit_goto(struct tr *t, int64_t off);
 void tr_emit_end(struct tr *t, const struct insn *in);
 
 /* tr_system.c */

@@ -74,7 +74,7 @@ unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch)
 	return scratch;
 }
 
-static void add_imm64(struct tr *t, unsigned reg, int64_t v)
+void tr_add_imm64(struct tr *t, unsigned reg, int64_t v)
 {
 	if (v == (int32_t)v) {
 		e_lea(&t->hot, true, reg, reg, v);
@@ -92,7 +92,7 @@ void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst)
 
 	if (in->base == INSN_RIP_REL) {
 		e_load_gs(o, T0, CPU_OFF(vbase));
-		add_imm64(t, T0, t->offs[t->cur + 1] + in->disp);
+		tr_add_imm64(t, T0, t->offs[t->cur + 1] + in->disp);
 		if (!w)
 			e_rr(o, false, 0x8b, dst, T0);
 		else if (dst != T0)

@@ -74,23 +74,26 @@ void tr_emit_jc_jump(struct tr *t)
 }
 
 /* Go on at page offset @off, which may be outside the page. */
-void tr_emit_goto(struct tr *t, int off)
+void tr_emit_goto(struct tr *t, int64_t off)
 {
 	struct out *o = &t->hot;
 	enum flags_at fs = t->fs;
 	unsigned live = tr_peek_live(t, off);
 
-	if (t->unlinked) {
+	if (t->unlinked && off == (int32_t)off) {
 		struct bt_exit *e = tr_new_exit(t, EXIT_NEXT);
 
 		e->target_off = off;
 		emit_exit(t, o, e);
 		return;
 	}
-	if (t->cross || off < 0 || off >= (int)PAGE_SIZE) {
+	if (t->unlinked || t->cross || off < 0 || off >= (int)PAGE_SIZE) {
 		tr_want_flags_slot(t, FL_ARITH);
 		e_load_gs(o, T0, CPU_OFF(vbase));
-		e_lea(o, t->wide, T0, T0, off);
+		if (t->wide)
+			tr_add_imm64(t, T0, off);
+		else
+			e_lea(o, false, T0, T0, (int32_t)off);
 		tr_emit_jc_jump(t);
 		t->fs = fs;
 		return;
@@ -132,7 +135,7 @@ static uint8_t *jcc_forward(struct tr *t, unsigned cc)
 	return t->hot.p - 4;
 }
 
-static void emit_loop(struct tr *t, const struct insn *in, int taken)
+static void emit_loop(struct tr *t, const struct insn *in, int64_t taken)
 {
 	struct out *o = &t->hot;
 	bool w = in->addrsize == 8;
@@ -176,7 +179,8 @@ static void emit_loop(struct tr *t, const struct insn *in, int taken)
 void tr_emit_end(struct tr *t, const struct insn *in)
 {
 	struct out *o = &t->hot;
-	int next = t->offs[t->cur + 1], taken = next + (int32_t)in->imm;
+	int next = t->offs[t->cur + 1];
+	int64_t taken = tr_target_off(t, t->cur);
 	uint8_t *over;
 
 	switch (in->op) {

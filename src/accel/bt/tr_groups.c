@@ -7,7 +7,7 @@ static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, uns
 {
 	struct group *g = NULL;
 
-	if (off != (int32_t)off)
+	if (off < -GROUP_REACH || off > GROUP_REACH)
 		return;
 	for (int k = t->group_count - 1; k >= 0 && !g; k--) {
 		struct group *c = &t->groups[k];
@@ -75,7 +75,8 @@ void tr_find_groups(struct tr *t)
 			int64_t disp = in->base == INSN_RIP_REL ? in->disp + t->offs[i + 1] : in->disp;
 
 			if (base <= BASE_RIP && in->index == INSN_NO_REG && in->addrsize == 8 && in->seg != SEG_FS &&
-			    in->seg != SEG_GS && in->mem_size <= 64)
+			    in->seg != SEG_GS && in->mem_size <= 64 && in->disp >= -GROUP_REACH &&
+			    in->disp <= GROUP_REACH)
 				add_member(t, i, 0, base, version[base], delta[base] + disp, in->mem_size,
 					   in->mem_access & MEM_WRITE);
 			no = 1;

@@ -98,7 +98,7 @@ static int decode_at(struct tr *t, unsigned off, const uint8_t *code2, struct in
 }
 
 /* Flags that code at page offset @off may read; looks a few instructions ahead. */
-unsigned tr_peek_live(struct tr *t, int off)
+unsigned tr_peek_live(struct tr *t, int64_t off)
 {
 	unsigned live = 0, killed = 0;
 
@@ -126,9 +126,9 @@ unsigned tr_peek_live(struct tr *t, int off)
 	return live | (FL_ARITH & ~killed);
 }
 
-static int target_off(const struct tr *t, unsigned i)
+int64_t tr_target_off(const struct tr *t, unsigned i)
 {
-	return t->offs[i + 1] + (int32_t)t->insns[i].imm;
+	return t->offs[i + 1] + (int64_t)(int32_t)t->insns[i].imm;
 }
 
 static void analyse(struct tr *t)
@@ -142,11 +142,11 @@ static void analyse(struct tr *t)
 	else if (p == IN_BODY)
 		live = tr_peek_live(t, t->offs[n]);
 	else if (in->op == OP_JCC || in->op == OP_LOOP || in->op == OP_LOOPE || in->op == OP_LOOPNE || in->op == OP_JCXZ)
-		live = tr_peek_live(t, target_off(t, last)) | tr_peek_live(t, t->offs[n]);
+		live = tr_peek_live(t, tr_target_off(t, last)) | tr_peek_live(t, t->offs[n]);
 	else if (in->op == OP_STAC || in->op == OP_CLAC)
 		live = tr_peek_live(t, t->offs[n]);
 	else if (in->op == OP_JMP || in->op == OP_CALL)
-		live = tr_peek_live(t, target_off(t, last));
+		live = tr_peek_live(t, tr_target_off(t, last));
 	else
 		live = FL_ARITH;
 	t->live[n] = live;
