@@ -145,7 +145,9 @@ void lapic_post_event(struct lapic *l, unsigned events, uint8_t sipi_vector)
 		/* A start-up message that came before an INIT must not start what the INIT stops.
 		 */
 		new = (events & LAPIC_EV_INIT ? old & ~(uint32_t)LAPIC_EV_SIPI : old) |
-		      (events & 0xff);
+		      (events & EV_MASK);
+		if (events & old & LAPIC_EV_NMI)
+			new |= EV_SECOND_NMI;
 		if (events & LAPIC_EV_SIPI)
 			new = (new & 0xff) | (uint32_t)sipi_vector << 8;
 	} while (!__atomic_compare_exchange_n(&l->events, &old, new, true, __ATOMIC_ACQ_REL,
@@ -155,14 +157,21 @@ void lapic_post_event(struct lapic *l, unsigned events, uint8_t sipi_vector)
 
 unsigned lapic_take_events(struct lapic *l, unsigned mask, uint8_t *ret_sipi_vector)
 {
-	uint32_t old;
+	uint32_t old = load32(&l->events), new;
 
-	if (!(load32(&l->events) & mask & 0xff))
-		return 0;
-	old = __atomic_fetch_and(&l->events, ~(mask & 0xff), __ATOMIC_ACQ_REL);
+	do {
+		if (!(old & mask & EV_MASK))
+			return 0;
+		new = old & ~(mask & EV_MASK);
+		if ((mask & LAPIC_EV_NMI) && (old & EV_SECOND_NMI))
+			new = (new & ~EV_SECOND_NMI) | LAPIC_EV_NMI;
+	} while (!__atomic_compare_exchange_n(&l->events, &old, new, true, __ATOMIC_ACQ_REL,
+					      __ATOMIC_RELAXED));
 	if (ret_sipi_vector)
 		*ret_sipi_vector = (uint8_t)(old >> 8);
-	return old & mask & 0xff;
+	if (new & mask & LAPIC_EV_NMI)
+		l->ops->kick(l->opaque); /* there is another one to look for */
+	return old & mask & EV_MASK;
 }
 
 /* --- routing --- */

@@ -62,11 +62,15 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CO
  * "shared" fields are read or changed by other threads, always through
  * __atomic builtins; the others belong to the vCPU's thread.
  */
+/* Of NMIs that come before any is taken two count, as a CPU serves one and remembers another. */
+#define EV_SECOND_NMI 0x10u
+#define EV_MASK 0x0fu
+
 struct lapic {
 	/* shared, changed by posters */
 	uint64_t irr[4] __attribute__((aligned(64)));
 	uint64_t tmr[4];
-	uint32_t events; /* LAPIC_EV_* in bits 0..7, start-up vector in 8..15 */
+	uint32_t events; /* LAPIC_EV_* in bits 0..3, EV_SECOND_NMI in 4, start-up vector in 8..15 */
 	uint32_t esr_pending;
 	/* shared, changed by the owner */
 	uint32_t ppr __attribute__((aligned(64)));

@@ -91,7 +91,7 @@ static bool state_valid(const struct lapic *l, uint64_t left)
 	if (l->base & 0x2ff || l->base >> MEM_PHYS_BITS ||
 	    (l->base & APIC_BASE_MODE) == APIC_BASE_EXTD)
 		return false;
-	if ((l->irr[0] | l->isr[0]) & 0xffff || l->events & ~0xff0fu ||
+	if ((l->irr[0] | l->isr[0]) & 0xffff || l->events & ~(0xff00u | EV_MASK | EV_SECOND_NMI) ||
 	    (l->esr | l->esr_pending) & ~ESR_BITS || l->tpr > 0xff || l->svr & ~SVR_WRITABLE ||
 	    l->ldr & 0xffffff || ~l->dfr & 0x0fffffff || l->icr & ~ICR_BITS ||
 	    l->divide & ~DIVIDE_BITS)

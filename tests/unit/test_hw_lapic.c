@@ -155,6 +155,14 @@ static void test_software_disable(void **state)
 	assert_int_equal(lapic_pending(l[0]), -1);
 	lapic_deliver(set, 0, false, 4, 0, false); /* NMI still comes */
 	assert_int_equal(lapic_take_events(l[0], 0xff, NULL), LAPIC_EV_NMI);
+
+	/* of three NMIs before one is taken two count */
+	for (unsigned i = 0; i < 3; i++)
+		lapic_deliver(set, 0, false, 4, 0, false);
+	assert_int_equal(lapic_take_events(l[0], LAPIC_EV_INIT, NULL), 0);
+	assert_int_equal(lapic_take_events(l[0], 0xff, NULL), LAPIC_EV_NMI);
+	assert_int_equal(lapic_take_events(l[0], 0xff, NULL), LAPIC_EV_NMI);
+	assert_int_equal(lapic_take_events(l[0], 0xff, NULL), 0);
 }
 
 static void test_icr_xapic(void **state)

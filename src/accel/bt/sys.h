@@ -170,15 +170,6 @@ static inline void sys_need_umip(struct bt_cpu *cpu)
 		sys_gp(cpu, 0);
 }
 
-/* The run loop looks at the local APIC's interrupts by itself, but at NMIs only when told to. */
-static inline void sys_unmask_nmi(struct bt_cpu *cpu)
-{
-	if (!cpu->nmi_masked)
-		return;
-	cpu->nmi_masked = false;
-	atomic_fetch_or_explicit(&cpu->pending, PENDING_EVENT, memory_order_relaxed);
-}
-
 /* General registers by operand size; 32-bit results clear the upper half. */
 static inline uint64_t sys_gpr(const struct bt_cpu *cpu, unsigned reg, unsigned size)
 {

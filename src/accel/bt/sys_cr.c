@@ -22,6 +22,24 @@
 #define DR7_WRITABLE 0xffff23ffull
 #define DR7_GD (1ull << 13)
 
+/*
+ * In PAE paging outside long mode the four pointer entries are loaded with CR3; the walker reads
+ * them each time, but reserved bits show here.
+ */
+static void check_pdptes(struct bt_cpu *cpu, uint64_t cr0, uint64_t cr4, uint64_t cr3)
+{
+	uint64_t reserved = 0x1e6 | ~((1ull << MEM_PHYS_BITS) - 1);
+
+	if (!(cr0 & CR0_PG) || !(cr4 & CR4_PAE) || (cpu->st.efer & EFER_LME))
+		return;
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t e = bt_phys_ld(cpu, (cr3 & 0xffffffe0) + i * 8, 8);
+
+		if ((e & 1) && (e & reserved))
+			sys_gp(cpu, 0);
+	}
+}
+
 static void write_cr0(struct bt_cpu *cpu, uint64_t val)
 {
 	struct vcpu_state *st = &cpu->st;
@@ -33,6 +51,8 @@ static void write_cr0(struct bt_cpu *cpu, uint64_t val)
 	if (((val & CR0_PG) && !(val & CR0_PE)) || ((val & CR0_NW) && !(val & CR0_CD)))
 		sys_gp(cpu, 0);
 	diff = old ^ val;
+	if (diff & (CR0_PG | CR0_CD | CR0_NW))
+		check_pdptes(cpu, val, st->cr4, st->cr3);
 	if (diff & CR0_PG) {
 		if (val & CR0_PG) {
 			unsigned tr_type = st->segs[SEG_TR].attr & SEG_TYPE_MASK;
@@ -74,6 +94,7 @@ static void write_cr3(struct bt_cpu *cpu, uint64_t val)
 			sys_gp(cpu, 0);
 	} else {
 		val = (uint32_t)val;
+		check_pdptes(cpu, cpu->st.cr0, cpu->st.cr4, val);
 	}
 	if (keep && val == cpu->st.cr3)
 		return;
@@ -91,6 +112,8 @@ static void write_cr4(struct bt_cpu *cpu, uint64_t val)
 		sys_gp(cpu, 0);
 	if ((diff & val & CR4_PCIDE) && (!bt_long_mode(cpu) || (st->cr3 & 0xfff)))
 		sys_gp(cpu, 0);
+	if (diff & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP))
+		check_pdptes(cpu, st->cr0, val, st->cr3);
 	st->cr4 = val;
 	if (diff & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
 		bt_tlb_flush_all(cpu);

@@ -137,7 +137,7 @@ static void set_flags(struct bt_cpu *cpu, uint64_t val, unsigned size, unsigned 
 	if (!(cpu->key & KEY_ONE) && !(cpu->st.dr7 & 0xff))
 		val &= ~(uint64_t)FL_RF;
 	cpu->st.rflags = (old & ~change) | (val & change) | FL_FIXED;
-	sys_unmask_nmi(cpu);
+	cpu->nmi_masked = false;
 	bt_update_key(cpu);
 }
 
@@ -218,7 +218,7 @@ uint64_t sys_iret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 			sys_gp(cpu, 0);
 		back = bt_ld(cpu, (uint32_t)cpu->st.segs[SEG_TR].base, 2, BT_SUPER);
 		rip = sys_task_switch(cpu, back, TASK_IRET, -1, 0, next);
-		sys_unmask_nmi(cpu);
+		cpu->nmi_masked = false;
 		return rip;
 	}
 	sys_stack_current(cpu, &s);
