@@ -115,8 +115,9 @@ enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_
 
 /* ---- software TLB ---- */
 
-#define TLB_BITS 10
+#define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
+#define TLB_FRESH 256
 enum { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_CLASSES };
 
 /*
@@ -130,9 +131,20 @@ struct bt_tlb {
 	uint64_t host[TLB_SIZE];  /* host address of the page */
 	uint8_t global[TLB_SIZE]; /* C only */
 	uint64_t large_lo, large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
+	/*
+	 * C only: slots filled since the last flush whose entries MOV CR3 drops; when they are more
+	 * than fit, all slots are looked at.
+	 */
+	unsigned fresh_count;
+	uint16_t fresh[TLB_FRESH];
 };
 
-/* ---- jump cache: guest rip to translated block, one table per class of key ---- */
+/*
+ * ---- jump cache: guest rip to translated block, one table per class of key ----
+ *
+ * Two-way: an entry stands in its slot or, when a newer one took that, in the slot beside it
+ * (index ^ 1), never in both. Jumps look at the slot, the miss stub at its neighbour.
+ */
 
 #define JC_BITS 14
 #define JC_SIZE (1u << JC_BITS)

@@ -197,7 +197,7 @@ static void invalidate(struct bt_vm *vm, struct bt_block *b)
 	/* What stands in jump caches leads here: make it miss. One aligned 8-byte store. */
 	uint64_t word;
 	uint8_t *at = c->base + b->jc_entry;
-	int32_t rel = (int32_t)(c->stubs.jc_miss - (at + 5));
+	int32_t rel = (int32_t)(c->stubs.jc_miss[bt_jc_class(b->key)] - (at + 5));
 
 	__builtin_memcpy(&word, at, 8);
 	word = (word & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)rel << 8;

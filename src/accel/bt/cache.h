@@ -88,7 +88,8 @@ struct bt_stubs {
 	const struct bt_exit *(*enter_at)(struct bt_cpu *cpu, const void *code);
 	/* translated code jumps or calls these */
 	const uint8_t *exit_hw, *exit_slot; /* T1: struct bt_exit */
-	const uint8_t *jc_miss;             /* T0: guest rip; flags in the slot */
+	const uint8_t *jc_exit;             /* T0: guest rip; flags in the slot */
+	const uint8_t *jc_miss[JC_CLASSES]; /* and T1: index that missed; looks beside it, then leaves */
 	const uint8_t *slow, *commit;       /* called; T0: address, T1: struct bt_access */
 	const uint8_t *seg, *check;
 	const uint8_t *landing;             /* where the signal handler sends a faulting thread */
@@ -198,6 +199,12 @@ static inline unsigned bt_jc_class(uint32_t key)
 static inline unsigned bt_jc_index(uint64_t rip)
 {
 	return (rip ^ rip >> JC_BITS) & (JC_SIZE - 1);
+}
+
+/** bt_jc_invalid() - a tag for an empty slot: a rip that is looked for in neither it nor the one beside */
+static inline uint64_t bt_jc_invalid(unsigned index)
+{
+	return index < 2 ? 2 : 0;
 }
 
 static inline unsigned bt_key_tlb(uint32_t key)

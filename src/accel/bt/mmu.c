@@ -228,6 +228,11 @@ static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_k
 			t->write[i] = ~page; /* other index bits: invalid */
 		t->host[i] = (uintptr_t)host;
 		t->global[i] = w.global;
+		if (user || !w.global) {
+			if (t->fresh_count < TLB_FRESH)
+				t->fresh[t->fresh_count] = i;
+			t->fresh_count++;
+		}
 		t->read[i] = page;
 		if (w.write) {
 			__atomic_store_n(&t->write[i], page, __ATOMIC_SEQ_CST);
@@ -512,6 +517,28 @@ static void flush_class(struct bt_tlb *t)
 	/* ~0 is an invalid tag in every slot but the last, where it would match the last page */
 	t->read[TLB_SIZE - 1] = t->write[TLB_SIZE - 1] = 0;
 	t->large_lo = t->large_hi = 0;
+	t->fresh_count = 0;
+}
+
+/* What MOV CR3 drops: all of the user class, what is not global of the others. */
+static void flush_fresh(struct bt_tlb *t, bool user)
+{
+	if (t->fresh_count > TLB_FRESH && user) {
+		flush_class(t);
+		return;
+	}
+
+	bool all = t->fresh_count > TLB_FRESH;
+
+	for (unsigned k = 0, n = all ? TLB_SIZE : t->fresh_count; k < n; k++) {
+		unsigned i = all ? k : t->fresh[k];
+
+		if (user || !t->global[i])
+			t->read[i] = t->write[i] = ~((uint64_t)i << PAGE_SHIFT);
+	}
+	if (user)
+		t->large_lo = t->large_hi = 0;
+	t->fresh_count = 0;
 }
 
 static void itlb_clear(struct bt_cpu *cpu, bool global)
@@ -540,7 +567,8 @@ void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 		if (!(mask & 1u << i))
 			continue;
 		bt_fill(cpu->jc[i].rip, 0, sizeof(cpu->jc[i].rip));
-		cpu->jc[i].rip[0] = 1; /* hashes elsewhere, so it never matches */
+		cpu->jc[i].rip[0] = bt_jc_invalid(0);
+		cpu->jc[i].rip[1] = bt_jc_invalid(1);
 	}
 	cpu->jc_used &= ~mask;
 	cpu->jc_nonglobal &= ~mask;
@@ -553,7 +581,7 @@ void bt_jc_forget(struct bt_cpu *cpu)
 	/* a stale tag only misses, but a stale entry would be jumped to */
 	for (unsigned k = 0; k < JC_CLASSES; k++)
 		for (unsigned i = 0; i < JC_SIZE; i++)
-			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss;
+			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss[k];
 	bt_fill(cpu->find, 0, sizeof(cpu->find));
 }
 
@@ -569,14 +597,8 @@ void bt_tlb_flush_all(struct bt_cpu *cpu)
 void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
 {
 	cpu->stat_tlb_flushes++;
-	flush_class(&cpu->tlb[TLB_USER]);
-	for (unsigned k = TLB_KERNEL; k < TLB_CLASSES; k++) {
-		struct bt_tlb *t = &cpu->tlb[k];
-
-		for (unsigned i = 0; i < TLB_SIZE; i++)
-			if (!t->global[i])
-				t->read[i] = t->write[i] = ~(uint64_t)(i << PAGE_SHIFT);
-	}
+	for (unsigned k = 0; k < TLB_CLASSES; k++)
+		flush_fresh(&cpu->tlb[k], k == TLB_USER);
 	itlb_clear(cpu, false);
 	bt_jc_clear(cpu, 1u << JC_USER64 | 1u << JC_USER32 | cpu->jc_nonglobal);
 }

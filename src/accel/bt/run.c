@@ -331,8 +331,17 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 
 	if (b->key & (KEY_ONE | KEY_PLAIN))
 		return;
-	cpu->jc[class].rip[i] = cpu->st.rip;
-	cpu->jc[class].code[i] = cpu->vm->cache->base + b->jc_entry;
+	struct bt_jc *jc = &cpu->jc[class];
+	unsigned beside = i ^ 1;
+
+	if (jc->rip[i] != cpu->st.rip && bt_jc_index(jc->rip[i]) == i) {
+		jc->rip[beside] = jc->rip[i];
+		jc->code[beside] = jc->code[i];
+	} else if (jc->rip[beside] == cpu->st.rip) {
+		jc->rip[beside] = bt_jc_invalid(beside);
+	}
+	jc->rip[i] = cpu->st.rip;
+	jc->code[i] = cpu->vm->cache->base + b->jc_entry;
 	cpu->jc_used |= 1u << class;
 
 	unsigned group = class != JC_USER64 && class != JC_USER32;

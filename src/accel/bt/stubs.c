@@ -168,9 +168,22 @@ void bt_stubs_make(struct bt_vm *vm)
 	exit_tail(&o);
 
 	c->miss_exit = (struct bt_exit){ .kind = EXIT_INDIRECT, .flags_in_slot = true };
-	s->jc_miss = o.p;
+	s->jc_exit = o.p;
 	e_mov_ri64(&o, T1, (uintptr_t)&c->miss_exit);
 	e_jmp(&o, s->exit_slot);
+	for (unsigned k = 0; k < JC_CLASSES; k++) {
+		uint32_t jc = offsetof(struct bt_cpu, jc) + k * sizeof(struct bt_jc);
+
+		/*
+		 * Ends: an entry stands in one slot only, so when the one beside matches but leads back here
+		 * (its block was dropped), the slot beside that does not match.
+		 */
+		s->jc_miss[k] = o.p;
+		e_ri(&o, false, 6, T1, 1);
+		e_rgs8(&o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
+		e_jcc(&o, 5, s->jc_exit);
+		e_jmp_gs8(&o, T1, jc + offsetof(struct bt_jc, code));
+	}
 
 	/* enter_at(cpu, code): direct entry, flags from the slot */
 	s->enter_at = (void *)o.p;

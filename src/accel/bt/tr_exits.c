@@ -63,7 +63,7 @@ void tr_emit_jc_jump(struct tr *t)
 	uint32_t jc = offsetof(struct bt_cpu, jc) + bt_jc_class(t->key) * sizeof(struct bt_jc);
 
 	if (t->key & KEY_ONE) {
-		e_jmp(o, t->cache->stubs.jc_miss);
+		e_jmp(o, t->cache->stubs.jc_exit);
 		return;
 	}
 	e_mov_rr(o, T1, T0);

@@ -335,9 +335,9 @@ static void emit_jc_entry(struct tr *t)
 		out8(o, 0xcc);
 	t->b->jc_entry = o->p - t->cache->base;
 	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
-	e_jcc(o, 5, t->cache->stubs.jc_miss);
+	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
-	e_jcc(o, 5, t->cache->stubs.jc_miss);
+	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	e_lea(o, true, T0, T0, -t->offs[0]);
 	e_store_gs(o, T0, CPU_OFF(vbase));
 	if (t->live[0])
