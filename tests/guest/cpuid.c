@@ -13,7 +13,8 @@ static void try_code(const u8 *c, unsigned len)
 	memcpy(code, c, len);
 	code[len] = 0xc3;
 	memset(area, 0, PAGE);
-	TRY("call *%0", ::"r"(code), "D"(area), "S"(area + 1024), "c"(0ul), "a"(0ul), "d"(0ul) : "rbx", "r8", "memory", "cc");
+	TRY("call *%0", ::"r"(code), "D"(area), "S"(area + 1024), "c"(0ul), "a"(0ul), "d"(0ul)
+	    : "rbx", "r8", "memory", "cc");
 }
 
 static void features(void)
@@ -112,7 +113,9 @@ static void features(void)
 	u64 r = 0;
 	__asm__ volatile("lzcnt %1, %0" : "=r"(r) : "r"(0x1000ul));
 	check_eq("feature: lzcnt, else bsr", r, cpuid_has(0x80000001, 0, 'c', 5) ? 51 : 12);
-	__asm__ volatile("xor %%eax, %%eax; tzcntl %%eax, %%eax; setc %%al; movzbl %%al, %%eax; mov %%rax, %0" : "=r"(r)::"rax", "cc");
+	__asm__ volatile(
+	    "xor %%eax, %%eax; tzcntl %%eax, %%eax; setc %%al; movzbl %%al, %%eax; mov %%rax, %0"
+	    : "=r"(r)::"rax", "cc");
 	check_eq("feature: tzcnt of 0 sets the carry, bsf does not", r, cpuid_has(7, 0, 'b', 3));
 	/* control register bits of absent features cannot be set */
 	static const struct {
@@ -121,9 +124,11 @@ static void features(void)
 		char reg;
 		u8 bit, cr4;
 	} bits[] = {
-		{ "CR4.PCIDE", 1, 'c', 17, 17 }, { "CR4.SMEP", 7, 'b', 7, 20 }, { "CR4.SMAP", 7, 'b', 20, 21 },
-		{ "CR4.FSGSBASE", 7, 'b', 0, 16 }, { "CR4.OSXSAVE", 1, 'c', 26, 18 }, { "CR4.UMIP", 7, 'c', 2, 11 },
-		{ "CR4.PKE", 7, 'c', 3, 22 }, { "CR4.PGE", 1, 'd', 13, 7 }, { "CR4.DE", 1, 'd', 2, 3 }, { "CR4.VMXE", 1, 'c', 5, 13 },
+		{ "CR4.PCIDE", 1, 'c', 17, 17 },   { "CR4.SMEP", 7, 'b', 7, 20 },
+		{ "CR4.SMAP", 7, 'b', 20, 21 },	   { "CR4.FSGSBASE", 7, 'b', 0, 16 },
+		{ "CR4.OSXSAVE", 1, 'c', 26, 18 }, { "CR4.UMIP", 7, 'c', 2, 11 },
+		{ "CR4.PKE", 7, 'c', 3, 22 },	   { "CR4.PGE", 1, 'd', 13, 7 },
+		{ "CR4.DE", 1, 'd', 2, 3 },	   { "CR4.VMXE", 1, 'c', 5, 13 },
 		{ "CR4.SMXE", 1, 'c', 6, 14 },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(bits); i++) {
@@ -134,9 +139,11 @@ static void features(void)
 		bool set = read_cr4() >> bits[i].cr4 & 1;
 		write_cr4(cr4);
 		if (has)
-			check(!trap.hit && set, bits[i].name, "in CPUID, but vector %u, set %d", trap.vector, set);
+			check(!trap.hit && set, bits[i].name, "in CPUID, but vector %u, set %d",
+			      trap.vector, set);
 		else
-			check(trap.hit && trap.vector == V_GP, bits[i].name, "not in CPUID, but it can be set");
+			check(trap.hit && trap.vector == V_GP, bits[i].name,
+			      "not in CPUID, but it can be set");
 	}
 }
 
@@ -159,8 +166,11 @@ static void general(void)
 	check(c.a >= 7 && printable(v, 12) && v[0], "vendor and maximum leaf", "max %u", c.a);
 	print("# vendor %s, max leaf %#x, leaf 1 %#x\n", v, c.a, cpuid(1, 0).a);
 	u64 a, b, cc, d;
-	__asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(cc), "=d"(d) : "a"(0xdeadbeef00000000ul), "c"(~0ul));
-	check(a == c.a && b == c.b && cc == c.c && d == c.d, "upper halves are ignored and cleared", "%#lx %#lx", (ulong)a, (ulong)b);
+	__asm__ volatile("cpuid"
+			 : "=a"(a), "=b"(b), "=c"(cc), "=d"(d)
+			 : "a"(0xdeadbeef00000000ul), "c"(~0ul));
+	check(a == c.a && b == c.b && cc == c.c && d == c.d, "upper halves are ignored and cleared",
+	      "%#lx %#lx", (ulong)a, (ulong)b);
 	c = cpuid(0x80000000, 0);
 	check(c.a >= 0x80000008, "extended leaves", "max %#x", c.a);
 	char brand[49] = { 0 };
@@ -170,8 +180,11 @@ static void general(void)
 	}
 	check(printable(brand, 48), "brand string", "%s", brand);
 	c = cpuid(0x80000008, 0);
-	check((c.a & 0xff) >= 36 && (c.a & 0xff) <= 52 && ((c.a >> 8 & 0xff) == 48 || (c.a >> 8 & 0xff) == 57), "address sizes", "%#x", c.a);
-	check(cpuid_has(0x80000001, 0, 'd', 29) && cpuid_has(0x80000001, 0, 'd', 20) && cpuid_has(0x80000001, 0, 'd', 11),
+	check((c.a & 0xff) >= 36 && (c.a & 0xff) <= 52 &&
+		  ((c.a >> 8 & 0xff) == 48 || (c.a >> 8 & 0xff) == 57),
+	      "address sizes", "%#x", c.a);
+	check(cpuid_has(0x80000001, 0, 'd', 29) && cpuid_has(0x80000001, 0, 'd', 20) &&
+		  cpuid_has(0x80000001, 0, 'd', 11),
 	      "long mode, NX and syscall", "missing");
 	c = cpuid(7, 1000);
 	check(!(c.a | c.b | c.c | c.d), "leaf 7: sub-leaves beyond the last are zero", "%#x", c.a);
@@ -228,8 +241,10 @@ static void xsave_leaf(void)
 			break;
 		__asm__ volatile("xsetbv" ::"c"(0), "a"(x), "d"(0));
 		u32 size = cpuid(0xd, 0).b, w = x & 4 ? cpuid(0xd, 2).a + cpuid(0xd, 2).b : 576;
-		static const char *const name[] = { "", "leaf 0xd: size with XCR0 1", "", "leaf 0xd: size with XCR0 3", "", "", "",
-						    "leaf 0xd: size with XCR0 7" };
+		static const char *const name[] = { "", "leaf 0xd: size with XCR0 1",
+						    "", "leaf 0xd: size with XCR0 3",
+						    "", "",
+						    "", "leaf 0xd: size with XCR0 7" };
 		check_eq(name[x], size, w);
 		memset(area, 0, PAGE);
 		memset(area + size, 0x5a, 64);
@@ -263,7 +278,8 @@ static void topology(void)
 		smp_run(i, see, (void *)i);
 		(void)smp_wait(i);
 		ids &= leaf1[i][1] >> 24 == i;
-		same &= leaf1[i][0] == leaf1[0][0] && leaf1[i][2] == leaf1[0][2] && leaf1[i][3] == leaf1[0][3];
+		same &= leaf1[i][0] == leaf1[0][0] && leaf1[i][2] == leaf1[0][2] &&
+			leaf1[i][3] == leaf1[0][3];
 	}
 	check(ids && leaf1[0][1] >> 24 == 0, "topology: initial APIC IDs", "differ");
 	check(same, "all CPUs have the same features", "differ");
@@ -278,12 +294,15 @@ static void topology(void)
 			if (!(c.c >> 8 & 0xff))
 				break;
 			levels++;
-			order &= (c.c & 0xff) == l && (c.a & 31) >= last_shift && (c.b & 0xffff) >= last_count;
+			order &= (c.c & 0xff) == l && (c.a & 31) >= last_shift &&
+				 (c.b & 0xffff) >= last_count;
 			last_shift = c.a & 31;
 			last_count = c.b & 0xffff;
 		}
 		check(order && levels >= 1, "topology: leaf 0xb: levels grow", "%u levels", levels);
-		check(last_count <= 1u << last_shift, "topology: leaf 0xb: shift has room for the CPUs", "%u in %u bits", last_count, last_shift);
+		check(last_count <= 1u << last_shift,
+		      "topology: leaf 0xb: shift has room for the CPUs", "%u in %u bits",
+		      last_count, last_shift);
 		for (unsigned i = 0; i < n; i++)
 			b_ids &= leafb[i] == i;
 		check(b_ids, "topology: leaf 0xb: x2APIC IDs", "%u on the last", leafb[n - 1]);

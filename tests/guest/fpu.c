@@ -17,7 +17,8 @@ static void x87(void)
 		u32 ip, cs_op, dp, ds;
 	} __attribute__((packed)) env;
 
-	__asm__ volatile("fld1; fninit; fnstcw %0; fnstsw %1; fnstenv %2" : "=m"(cw), "=m"(sw), "=m"(env));
+	__asm__ volatile("fld1; fninit; fnstcw %0; fnstsw %1; fnstenv %2"
+			 : "=m"(cw), "=m"(sw), "=m"(env));
 	check_eq("fninit: control word", cw, 0x37f);
 	check_eq("fninit: status word", sw, 0);
 	check_eq("fninit: tag word", env.tw, 0xffff);
@@ -30,29 +31,37 @@ static void x87(void)
 	check_eq("fnstenv masks exceptions", cw, 0x37f);
 	check_eq("fnstenv saved the old word", env.cw, 0x37b);
 	/* stack overflow and underflow */
-	__asm__ volatile("fninit; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fnstsw %0; fninit" : "=m"(sw));
+	__asm__ volatile(
+	    "fninit; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fld1; fnstsw %0; fninit"
+	    : "=m"(sw));
 	check_eq("stack overflow: IE, SF and C1", sw & 0x241, 0x241);
 	__asm__ volatile("fninit; fstp %%st(0); fnstsw %0; fninit" : "=m"(sw));
 	check_eq("stack underflow: IE and SF without C1", sw & 0x241, 0x41);
 	/* 80-bit values survive fxsave, fnsave */
 	static u8 v[10] = { 1, 2, 3, 4, 5, 6, 7, 0x88, 0x12, 0x40 }, w[10];
-	__asm__ volatile("fninit; fldt %1; fnsave %0; frstor %0; fstpt %2; fninit" : "=m"(img), "+m"(v), "=m"(w));
+	__asm__ volatile("fninit; fldt %1; fnsave %0; frstor %0; fstpt %2; fninit"
+			 : "=m"(img), "+m"(v), "=m"(w));
 	check(!memcmp(v, w, 10), "fnsave and frstor", "value changed");
-	__asm__ volatile("fninit; fldt %1; fxsave64 %0; fninit; fxrstor64 %0; fstpt %2; fninit" : "=m"(img), "+m"(v), "=m"(w));
+	__asm__ volatile("fninit; fldt %1; fxsave64 %0; fninit; fxrstor64 %0; fstpt %2; fninit"
+			 : "=m"(img), "+m"(v), "=m"(w));
 	check(!memcmp(v, w, 10), "fxsave and fxrstor", "value changed");
 	__asm__ volatile("fninit; fldt %1; fxsave64 %0; fninit" : "=m"(img), "+m"(v));
-	check(*(u16 *)img == 0x37f && img[4] == 0x80 && !memcmp(img + 32, v, 10) && (*(u16 *)(img + 2) >> 11 & 7) == 7,
+	check(*(u16 *)img == 0x37f && img[4] == 0x80 && !memcmp(img + 32, v, 10) &&
+		  (*(u16 *)(img + 2) >> 11 & 7) == 7,
 	      "fxsave: image", "cw %#x sw %#x tag %#x", *(u16 *)img, *(u16 *)(img + 2), img[4]);
 	/* last instruction pointer */
 	u64 ip;
-	__asm__ volatile("fninit; 1: fld1; fxsave64 %1; lea 1b(%%rip), %0; fninit" : "=r"(ip), "=m"(img));
+	__asm__ volatile("fninit; 1: fld1; fxsave64 %1; lea 1b(%%rip), %0; fninit"
+			 : "=r"(ip), "=m"(img));
 	u64 fip = *(u64 *)(img + 8);
-	check(fip == ip || fip == 0, "fxsave: instruction pointer (0 where errors are pending only)", "%#llx want %#llx", (unsigned long long)fip,
-	      (unsigned long long)ip);
+	check(fip == ip || fip == 0,
+	      "fxsave: instruction pointer (0 where errors are pending only)", "%#llx want %#llx",
+	      (unsigned long long)fip, (unsigned long long)ip);
 	/* mmx and x87 share registers; emms */
 	__asm__ volatile("fninit; movq %1, %%mm3; fxsave64 %0; emms" : "=m"(img) : "m"(*(u64 *)v));
-	check(img[4] == 0xff && *(u16 *)(img + 32 + 3 * 16 + 8) == 0xffff, "MMX write makes all tags valid, sets the exponent", "tags %#x exponent %#x",
-	      img[4], *(u16 *)(img + 32 + 3 * 16 + 8));
+	check(img[4] == 0xff && *(u16 *)(img + 32 + 3 * 16 + 8) == 0xffff,
+	      "MMX write makes all tags valid, sets the exponent", "tags %#x exponent %#x", img[4],
+	      *(u16 *)(img + 32 + 3 * 16 + 8));
 	__asm__ volatile("fnstenv %0; fninit" : "=m"(env));
 	check_eq("emms empties all tags", env.tw, 0xffff);
 	/* rounding control */
@@ -60,9 +69,12 @@ static void x87(void)
 	static float fl[2];
 	u16 down = 0x77f, up = 0xb7f;
 	(void)third;
-	__asm__ volatile("fninit; fldcw %2; fld1; fldl2t; fdivrp; fstps %0; fninit; fldcw %3; fld1; fldl2t; fdivrp; fstps %1; fninit"
-			 : "=m"(fl[0]), "=m"(fl[1]) : "m"(down), "m"(up));
-	check(*(u32 *)&fl[0] + 1 == *(u32 *)&fl[1], "rounding down and up differ by one unit", "%#x %#x", *(u32 *)&fl[0], *(u32 *)&fl[1]);
+	__asm__ volatile("fninit; fldcw %2; fld1; fldl2t; fdivrp; fstps %0; fninit; fldcw %3; "
+			 "fld1; fldl2t; fdivrp; fstps %1; fninit"
+			 : "=m"(fl[0]), "=m"(fl[1])
+			 : "m"(down), "m"(up));
+	check(*(u32 *)&fl[0] + 1 == *(u32 *)&fl[1], "rounding down and up differ by one unit",
+	      "%#x %#x", *(u32 *)&fl[0], *(u32 *)&fl[1]);
 }
 
 static void sse(void)
@@ -71,22 +83,33 @@ static void sse(void)
 
 	memset(img, 0, 512);
 	__asm__ volatile("fxsave64 %0" : "=m"(img));
-	check((*(u32 *)(img + 28) & 0xffff) == 0xffff, "fxsave: MXCSR mask with DAZ", "%#x", *(u32 *)(img + 28));
+	check((*(u32 *)(img + 28) & 0xffff) == 0xffff, "fxsave: MXCSR mask with DAZ", "%#x",
+	      *(u32 *)(img + 28));
 	m = 0x1f80;
 	__asm__ volatile("ldmxcsr %0" ::"m"(m));
 	/* denormal operand flag and result */
-	__asm__ volatile("movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %0; stmxcsr %1" : "=m"(r), "=m"(m) : "m"(den), "m"(one));
+	__asm__ volatile("movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %0; stmxcsr %1"
+			 : "=m"(r), "=m"(m)
+			 : "m"(den), "m"(one));
 	check(r == 1 && (m & 2), "denormal: kept, DE set", "%#x mxcsr %#x", r, m);
 	m = 0x1fc0; /* DAZ */
-	__asm__ volatile("ldmxcsr %0; movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %1" : "+m"(m), "=m"(r) : "m"(den), "m"(one));
+	__asm__ volatile("ldmxcsr %0; movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %1"
+			 : "+m"(m), "=m"(r)
+			 : "m"(den), "m"(one));
 	check_eq("denormal: zero with DAZ", r, 0);
 	m = 0x9f80; /* FTZ */
 	u32 tiny = 0x00800000, half = 0x3f000000;
-	__asm__ volatile("ldmxcsr %0; movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %1" : "+m"(m), "=m"(r) : "m"(tiny), "m"(half));
+	__asm__ volatile("ldmxcsr %0; movss %2, %%xmm0; mulss %3, %%xmm0; movss %%xmm0, %1"
+			 : "+m"(m), "=m"(r)
+			 : "m"(tiny), "m"(half));
 	check_eq("denormal result: zero with FTZ", r, 0);
 	m = 0x1f80;
-	__asm__ volatile("ldmxcsr %0; movss %2, %%xmm0; mulss %2, %%xmm0; movss %%xmm0, %1; stmxcsr %0" : "+m"(m), "=m"(r) : "m"(big));
-	check(r == 0x7f800000 && (m & 0x28) == 0x28, "overflow: infinity, OE and PE", "%#x mxcsr %#x", r, m);
+	__asm__ volatile(
+	    "ldmxcsr %0; movss %2, %%xmm0; mulss %2, %%xmm0; movss %%xmm0, %1; stmxcsr %0"
+	    : "+m"(m), "=m"(r)
+	    : "m"(big));
+	check(r == 0x7f800000 && (m & 0x28) == 0x28, "overflow: infinity, OE and PE",
+	      "%#x mxcsr %#x", r, m);
 	/* rounding modes of cvtss2si */
 	u32 v = 0x40200000; /* 2.5 */
 	static const u32 mode[] = { 0x1f80, 0x3f80, 0x5f80, 0x7f80 };
@@ -105,28 +128,36 @@ static void sse(void)
 		const char *name;
 		u32 unmask, a, b;
 		bool mul;
-	} x[] = { { "#XM: invalid", 0x80, 0x7f800000, 0, true }, { "#XM: denormal", 0x100, 1, 0x3f800000, true },
-		  { "#XM: overflow", 0x400, 0x7f7fffff, 0x7f7fffff, true }, { "#XM: underflow", 0x800, 0x00800000, 0x3effffff, true },
-		  { "#XM: precision", 0x1000, 0x3f800001, 0x3f800001, true }, { "#XM: divide by zero", 0x200, 0x3f800000, 0, false } };
+	} x[] = { { "#XM: invalid", 0x80, 0x7f800000, 0, true },
+		  { "#XM: denormal", 0x100, 1, 0x3f800000, true },
+		  { "#XM: overflow", 0x400, 0x7f7fffff, 0x7f7fffff, true },
+		  { "#XM: underflow", 0x800, 0x00800000, 0x3effffff, true },
+		  { "#XM: precision", 0x1000, 0x3f800001, 0x3f800001, true },
+		  { "#XM: divide by zero", 0x200, 0x3f800000, 0, false } };
 	for (unsigned i = 0; i < ARRAY_LEN(x); i++) {
 		u32 c = 0x1f80 & ~x[i].unmask, after = 0;
-		__asm__ volatile("ldmxcsr %0; movss %1, %%xmm0; movss %2, %%xmm1" ::"m"(c), "m"(x[i].a), "m"(x[i].b));
+		__asm__ volatile("ldmxcsr %0; movss %1, %%xmm0; movss %2, %%xmm1" ::"m"(c),
+				 "m"(x[i].a), "m"(x[i].b));
 		if (x[i].mul)
 			TRY("mulss %%xmm1, %%xmm0", ::: "memory");
 		else
 			TRY("divss %%xmm1, %%xmm0", ::: "memory");
 		__asm__ volatile("movss %%xmm0, %0; ldmxcsr %1" : "=m"(after) : "m"(m));
-		check(trap.hit && trap.vector == V_XM && trap.error == 0 && trap.ip == trap_insn && after == x[i].a, x[i].name,
-		      "hit %d vector %u result %#x", trap.hit, trap.vector, after);
+		check(trap.hit && trap.vector == V_XM && trap.error == 0 && trap.ip == trap_insn &&
+			  after == x[i].a,
+		      x[i].name, "hit %d vector %u result %#x", trap.hit, trap.vector, after);
 	}
 	/* packed: no lane is written when one faults */
-	static u32 a4[4] __attribute__((aligned(16))) = { 0x3f800000, 0x3f800000, 0x3f800000, 0x3f800000 };
-	static u32 b4[4] __attribute__((aligned(16))) = { 0x3f800000, 0x40000000, 0, 0x40000000 }, r4[4];
+	static u32 a4[4]
+	    __attribute__((aligned(16))) = { 0x3f800000, 0x3f800000, 0x3f800000, 0x3f800000 };
+	static u32 b4[4] __attribute__((aligned(16))) = { 0x3f800000, 0x40000000, 0, 0x40000000 },
+			 r4[4];
 	u32 c = 0x1f80 & ~0x200u;
 	__asm__ volatile("ldmxcsr %0; movaps %1, %%xmm0" ::"m"(c), "m"(a4));
 	TRY("divps %0, %%xmm0", ::"m"(b4) : "memory");
 	__asm__ volatile("movups %%xmm0, %0; ldmxcsr %1" : "=m"(r4) : "m"(m));
-	check(trap.hit && trap.vector == V_XM && !memcmp(r4, a4, 16), "#XM: packed, no lane written", "vector %u", trap.vector);
+	check(trap.hit && trap.vector == V_XM && !memcmp(r4, a4, 16),
+	      "#XM: packed, no lane written", "vector %u", trap.vector);
 }
 
 static u32 xcr0_max;
@@ -164,22 +195,33 @@ static void xsave(void)
 	/* image: only what RFBM asks for is written; XSTATE_BV */
 	memset(img, 0xee, sizeof(img));
 	memset(img + 512, 0, 64);
-	__asm__ volatile("fninit; fld1; pcmpeqd %%xmm5, %%xmm5; xsave64 %0" : "+m"(img) : "a"(2), "d"(0) : "memory");
-	check(img[32] == 0xee && img[160 + 5 * 16] == 0xff && (*(u64 *)(img + 512) & 2), "xsave: SSE alone", "x87 %#x xmm5 %#x bv %#llx", img[32],
-	      img[160 + 80], (unsigned long long)*(u64 *)(img + 512));
+	__asm__ volatile("fninit; fld1; pcmpeqd %%xmm5, %%xmm5; xsave64 %0"
+			 : "+m"(img)
+			 : "a"(2), "d"(0)
+			 : "memory");
+	check(img[32] == 0xee && img[160 + 5 * 16] == 0xff && (*(u64 *)(img + 512) & 2),
+	      "xsave: SSE alone", "x87 %#x xmm5 %#x bv %#llx", img[32], img[160 + 80],
+	      (unsigned long long)*(u64 *)(img + 512));
 	memset(img, 0, sizeof(img));
 	__asm__ volatile("xsave64 %0" : "+m"(img) : "a"(~0u), "d"(~0u) : "memory");
 	u64 bv = *(u64 *)(img + 512);
-	check((bv & 3) == 3 && !(bv & ~(u64)xcr0_max), "xsave: XSTATE_BV", "%#llx", (unsigned long long)bv);
+	check((bv & 3) == 3 && !(bv & ~(u64)xcr0_max), "xsave: XSTATE_BV", "%#llx",
+	      (unsigned long long)bv);
 	/* xrstor with a clear bit: initial state */
 	u8 x5 = 1;
 	u16 cw = 0;
 	memcpy(img2, img, sizeof(img));
 	*(u64 *)(img2 + 512) = 1;
-	__asm__ volatile("xrstor64 %1; movd %%xmm5, %%eax; movb %%al, %0; fnstcw %2" : "=m"(x5), "+m"(img2), "=m"(cw) : "a"(7), "d"(0) : "memory");
+	__asm__ volatile("xrstor64 %1; movd %%xmm5, %%eax; movb %%al, %0; fnstcw %2"
+			 : "=m"(x5), "+m"(img2), "=m"(cw)
+			 : "a"(7), "d"(0)
+			 : "memory");
 	check_eq("xrstor: component not in XSTATE_BV becomes initial", x5, 0);
 	*(u64 *)(img2 + 512) = 3;
-	__asm__ volatile("xrstor64 %1; movd %%xmm5, %%eax; movb %%al, %0; fninit" : "=m"(x5), "+m"(img2) : "a"(7), "d"(0) : "memory");
+	__asm__ volatile("xrstor64 %1; movd %%xmm5, %%eax; movb %%al, %0; fninit"
+			 : "=m"(x5), "+m"(img2)
+			 : "a"(7), "d"(0)
+			 : "memory");
 	check_eq("xrstor: SSE", x5, 0xff);
 	*(u64 *)(img2 + 512) = 1ull << 62;
 	TRY("xrstor64 %0", ::"m"(img2), "a"(7), "d"(0) : "memory");
@@ -196,8 +238,8 @@ static void xsave(void)
 	TRY("xsave64 8(%0)", ::"r"(img), "a"(7), "d"(0) : "memory");
 	expect("xsave: misaligned is #GP", V_GP, 0, AT_INSN);
 	TRY("xsave64 (%0)", ::"r"(VA), "a"(7), "d"(0) : "memory");
-	check(trap.hit && trap.vector == V_PF && trap.error == PF_W && trap.cr2 >> 12 == VA >> 12, "xsave: page fault", "vector %u error %#lx", trap.vector,
-	      trap.error);
+	check(trap.hit && trap.vector == V_PF && trap.error == PF_W && trap.cr2 >> 12 == VA >> 12,
+	      "xsave: page fault", "vector %u error %#lx", trap.vector, trap.error);
 	write_cr0(read_cr0() | CR0_TS);
 	TRY("xsave64 (%0)", ::"r"(img), "a"(7), "d"(0) : "memory");
 	expect("xsave: #NM with TS", V_NM, 0, AT_INSN);
@@ -207,25 +249,41 @@ static void xsave(void)
 
 	if (cpuid_has(0xd, 1, 'a', 1)) {
 		memset(img, 0, sizeof(img));
-		__asm__ volatile("pcmpeqd %%xmm7, %%xmm7; xsavec64 %0" : "+m"(img) : "a"(7), "d"(0) : "memory");
-		check((*(u64 *)(img + 520) >> 63) && (*(u64 *)(img + 512) & 2) && img[160 + 7 * 16] == 0xff, "xsavec: compacted image", "bv %#llx comp %#llx",
-		      (unsigned long long)*(u64 *)(img + 512), (unsigned long long)*(u64 *)(img + 520));
+		__asm__ volatile("pcmpeqd %%xmm7, %%xmm7; xsavec64 %0"
+				 : "+m"(img)
+				 : "a"(7), "d"(0)
+				 : "memory");
+		check((*(u64 *)(img + 520) >> 63) && (*(u64 *)(img + 512) & 2) &&
+			  img[160 + 7 * 16] == 0xff,
+		      "xsavec: compacted image", "bv %#llx comp %#llx",
+		      (unsigned long long)*(u64 *)(img + 512),
+		      (unsigned long long)*(u64 *)(img + 520));
 		u32 x7 = 0;
-		__asm__ volatile("pxor %%xmm7, %%xmm7; xrstor64 %1; movd %%xmm7, %%eax; movl %%eax, %0" : "=m"(x7), "+m"(img) : "a"(7), "d"(0) : "memory");
+		__asm__ volatile(
+		    "pxor %%xmm7, %%xmm7; xrstor64 %1; movd %%xmm7, %%eax; movl %%eax, %0"
+		    : "=m"(x7), "+m"(img)
+		    : "a"(7), "d"(0)
+		    : "memory");
 		check_eq("xrstor: compacted image", x7, 0xffffffff);
 	} else {
 		skip("xsavec", "not in CPUID");
 	}
 	if (cpuid_has(0xd, 1, 'a', 0)) {
 		memset(img, 0, sizeof(img));
-		__asm__ volatile("pcmpeqd %%xmm7, %%xmm7; xsaveopt64 %0" : "+m"(img) : "a"(7), "d"(0) : "memory");
-		check(img[160 + 7 * 16] == 0xff && (*(u64 *)(img + 512) & 2), "xsaveopt", "bv %#llx", (unsigned long long)*(u64 *)(img + 512));
+		__asm__ volatile("pcmpeqd %%xmm7, %%xmm7; xsaveopt64 %0"
+				 : "+m"(img)
+				 : "a"(7), "d"(0)
+				 : "memory");
+		check(img[160 + 7 * 16] == 0xff && (*(u64 *)(img + 512) & 2), "xsaveopt",
+		      "bv %#llx", (unsigned long long)*(u64 *)(img + 512));
 	} else {
 		skip("xsaveopt", "not in CPUID");
 	}
 	if (cpuid_has(0xd, 1, 'a', 2)) {
 		memset(img, 0, sizeof(img));
-		__asm__ volatile("fninit; pxor %%xmm0, %%xmm0; xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));
+		__asm__ volatile("fninit; pxor %%xmm0, %%xmm0; xgetbv"
+				 : "=a"(lo), "=d"(hi)
+				 : "c"(1));
 		check(!(lo & ~xcr0_max) && !hi, "xgetbv 1: components in use", "%#x", lo);
 	}
 }
@@ -237,9 +295,12 @@ static void load_all(u8 seed)
 	for (unsigned i = 0; i < 16; i++)
 		for (unsigned j = 0; j < 32; j++)
 			v[i][j] = seed + i * 32 + j * 3;
-	__asm__ volatile("vmovdqu %0, %%ymm0; vmovdqu 32+%0, %%ymm1; vmovdqu 64+%0, %%ymm2; vmovdqu 96+%0, %%ymm3; vmovdqu 128+%0, %%ymm4;"
-			 "vmovdqu 160+%0, %%ymm5; vmovdqu 192+%0, %%ymm6; vmovdqu 224+%0, %%ymm7; vmovdqu 256+%0, %%ymm8; vmovdqu 288+%0, %%ymm9;"
-			 "vmovdqu 320+%0, %%ymm10; vmovdqu 352+%0, %%ymm11; vmovdqu 384+%0, %%ymm12; vmovdqu 416+%0, %%ymm13; vmovdqu 448+%0, %%ymm14;"
+	__asm__ volatile("vmovdqu %0, %%ymm0; vmovdqu 32+%0, %%ymm1; vmovdqu 64+%0, %%ymm2; "
+			 "vmovdqu 96+%0, %%ymm3; vmovdqu 128+%0, %%ymm4;"
+			 "vmovdqu 160+%0, %%ymm5; vmovdqu 192+%0, %%ymm6; vmovdqu 224+%0, %%ymm7; "
+			 "vmovdqu 256+%0, %%ymm8; vmovdqu 288+%0, %%ymm9;"
+			 "vmovdqu 320+%0, %%ymm10; vmovdqu 352+%0, %%ymm11; vmovdqu 384+%0, "
+			 "%%ymm12; vmovdqu 416+%0, %%ymm13; vmovdqu 448+%0, %%ymm14;"
 			 "vmovdqu 480+%0, %%ymm15" ::"m"(v));
 }
 static bool same_all(u8 seed)
@@ -247,10 +308,14 @@ static bool same_all(u8 seed)
 	static u8 v[16][32] __attribute__((aligned(32)));
 	bool good = true;
 
-	__asm__ volatile("vmovdqu %%ymm0, %0; vmovdqu %%ymm1, 32+%0; vmovdqu %%ymm2, 64+%0; vmovdqu %%ymm3, 96+%0; vmovdqu %%ymm4, 128+%0;"
-			 "vmovdqu %%ymm5, 160+%0; vmovdqu %%ymm6, 192+%0; vmovdqu %%ymm7, 224+%0; vmovdqu %%ymm8, 256+%0; vmovdqu %%ymm9, 288+%0;"
-			 "vmovdqu %%ymm10, 320+%0; vmovdqu %%ymm11, 352+%0; vmovdqu %%ymm12, 384+%0; vmovdqu %%ymm13, 416+%0; vmovdqu %%ymm14, 448+%0;"
-			 "vmovdqu %%ymm15, 480+%0" : "=m"(v));
+	__asm__ volatile("vmovdqu %%ymm0, %0; vmovdqu %%ymm1, 32+%0; vmovdqu %%ymm2, 64+%0; "
+			 "vmovdqu %%ymm3, 96+%0; vmovdqu %%ymm4, 128+%0;"
+			 "vmovdqu %%ymm5, 160+%0; vmovdqu %%ymm6, 192+%0; vmovdqu %%ymm7, 224+%0; "
+			 "vmovdqu %%ymm8, 256+%0; vmovdqu %%ymm9, 288+%0;"
+			 "vmovdqu %%ymm10, 320+%0; vmovdqu %%ymm11, 352+%0; vmovdqu %%ymm12, "
+			 "384+%0; vmovdqu %%ymm13, 416+%0; vmovdqu %%ymm14, 448+%0;"
+			 "vmovdqu %%ymm15, 480+%0"
+			 : "=m"(v));
 	for (unsigned i = 0; i < 16; i++)
 		for (unsigned j = 0; j < 32; j++)
 			good &= v[i][j] == (u8)(seed + i * 32 + j * 3);
@@ -324,12 +389,15 @@ static void preserved(void)
 	cli();
 	apic_write(APIC_TMICT, 0);
 	u16 sw;
-	__asm__ volatile("fnstsw %0; fadd %%st(1), %%st(0); fstpl %1; fninit" : "=m"(sw), "=m"(acc)::"memory");
+	__asm__ volatile("fnstsw %0; fadd %%st(1), %%st(0); fstpl %1; fninit"
+			 : "=m"(sw), "=m"(acc)::"memory");
 	u64 bits;
 	memcpy(&bits, &acc, 8);
 	(void)one;
-	check(good && ticks >= 5, "AVX: over timer interrupts", "%u ticks, %s", ticks, good ? "kept" : "changed");
-	check((sw >> 11 & 7) == 6 && bits == 0x3ff0000000000000, "x87: over timer interrupts", "sw %#x value %#llx", sw, (unsigned long long)bits);
+	check(good && ticks >= 5, "AVX: over timer interrupts", "%u ticks, %s", ticks,
+	      good ? "kept" : "changed");
+	check((sw >> 11 & 7) == 6 && bits == 0x3ff0000000000000, "x87: over timer interrupts",
+	      "sw %#x value %#llx", sw, (unsigned long long)bits);
 	/* lazy switching */
 	on_vector(V_NM, on_nm);
 	good = true;
@@ -338,18 +406,25 @@ static void preserved(void)
 		write_cr0(read_cr0() | CR0_TS);
 		good &= same_all(i);
 	}
-	check(good && nm_hits == 50, "AVX: lazy switching with TS", "%u #NM, %s", nm_hits, good ? "kept" : "changed");
+	check(good && nm_hits == 50, "AVX: lazy switching with TS", "%u #NM, %s", nm_hits,
+	      good ? "kept" : "changed");
 	on_vector(V_NM, NULL);
 	/* CPL 3 */
 	load_all(5);
 	ulong r = user_run(u_xmm, 0, 0);
-	u32 want = (u8)(5 + 9 * 32 + 48) | (u8)(5 + 9 * 32 + 51) << 8 | (u8)(5 + 9 * 32 + 54) << 16 | (u32)(u8)(5 + 9 * 32 + 57) << 24;
+	u32 want = (u8)(5 + 9 * 32 + 48) | (u8)(5 + 9 * 32 + 51) << 8 |
+		   (u8)(5 + 9 * 32 + 54) << 16 | (u32)(u8)(5 + 9 * 32 + 57) << 24;
 	check_eq("AVX: seen by CPL 3", (u32)r, want);
 	/* legacy SSE keeps the upper halves, VEX clears them */
 	load_all(5);
-	__asm__ volatile("paddd %%xmm1, %%xmm2; vextractf128 $1, %%ymm2, %%xmm3; vmovd %%xmm3, %0" : "=r"(want));
-	check_eq("SSE keeps the upper half", want, (u8)(5 + 2 * 32 + 48) | (u8)(5 + 64 + 51) << 8 | (u8)(5 + 64 + 54) << 16 | (u32)(u8)(5 + 64 + 57) << 24);
-	__asm__ volatile("vpaddd %%xmm1, %%xmm2, %%xmm2; vextractf128 $1, %%ymm2, %%xmm3; vmovd %%xmm3, %0" : "=r"(want));
+	__asm__ volatile("paddd %%xmm1, %%xmm2; vextractf128 $1, %%ymm2, %%xmm3; vmovd %%xmm3, %0"
+			 : "=r"(want));
+	check_eq("SSE keeps the upper half", want,
+		 (u8)(5 + 2 * 32 + 48) | (u8)(5 + 64 + 51) << 8 | (u8)(5 + 64 + 54) << 16 |
+		     (u32)(u8)(5 + 64 + 57) << 24);
+	__asm__ volatile(
+	    "vpaddd %%xmm1, %%xmm2, %%xmm2; vextractf128 $1, %%ymm2, %%xmm3; vmovd %%xmm3, %0"
+	    : "=r"(want));
 	check_eq("VEX.128 clears the upper half", want, 0);
 	/* switching contexts: two images */
 	static u8 ctx[2][1024] __attribute__((aligned(64)));

@@ -3,11 +3,12 @@
  * Interrupts: controllers, priorities, when they are taken and when not (Intel SDM 3A,
  * chapters "Interrupt and Exception Handling" and "Advanced Programmable Interrupt
  * Controller"). Waits are bounded and no case depends on speed. At the end the local
- * APIC goes to x2APIC mode and part of the cases runs again.
+ * APIC goes to x2APIC mode and part of the cases runs again, which is why they all are in
+ * this one long file.
  */
 #include "rt.h"
 
-static volatile unsigned count;      /* interrupts taken since reset_log() */
+static volatile unsigned count; /* interrupts taken since reset_log() */
 static volatile u8 log_vector[64];
 static volatile ulong log_ip[64];
 static volatile bool no_eoi, log_isr;
@@ -65,12 +66,15 @@ static void self_ipi(void)
 	cli();
 	reset_log();
 	self(0x61);
-	check(wait_for(apic_bit(APIC_IRR, 0x61)), n("self IPI: in IRR with IF clear"), "IRR bit clear");
+	check(wait_for(apic_bit(APIC_IRR, 0x61)), n("self IPI: in IRR with IF clear"),
+	      "IRR bit clear");
 	check_eq(n("self IPI: not taken with IF clear"), count, 0);
 	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
-	check(wait_for(count == 1) && log_vector[0] == 0x61, n("self IPI: taken after sti"), "count %u", count);
+	check(wait_for(count == 1) && log_vector[0] == 0x61, n("self IPI: taken after sti"),
+	      "count %u", count);
 	check(log_isr, n("self IPI: in ISR during the handler"), "ISR bit clear");
-	check(!apic_bit(APIC_ISR, 0x61) && !apic_bit(APIC_IRR, 0x61), n("self IPI: gone after EOI"), "still there");
+	check(!apic_bit(APIC_ISR, 0x61) && !apic_bit(APIC_IRR, 0x61), n("self IPI: gone after EOI"),
+	      "still there");
 	/* twice the same: one */
 	reset_log();
 	self(0x61);
@@ -86,27 +90,32 @@ static void self_ipi(void)
 	(void)wait_for(apic_bit(APIC_IRR, 0x60));
 	__asm__ volatile("sti; nop; nop; nop; nop; cli" ::: "memory");
 	check(count == 3 && log_vector[0] == 0x81 && log_vector[1] == 0x61 && log_vector[2] == 0x60,
-	      n("self IPI: highest vector first"), "%u: %#x %#x %#x", count, log_vector[0], log_vector[1], log_vector[2]);
+	      n("self IPI: highest vector first"), "%u: %#x %#x %#x", count, log_vector[0],
+	      log_vector[1], log_vector[2]);
 	reset_log();
 	no_eoi = true;
 	self(0x61);
 	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	check_eq(n("PPR: class of the vector in service"), apic_read(APIC_PPR) & 0xf0, 0x60);
 	self(0x61);
-	check(apic_bit(APIC_ISR, 0x61) && wait_for(apic_bit(APIC_IRR, 0x61)), n("self IPI: pending again while in service"), "no");
+	check(apic_bit(APIC_ISR, 0x61) && wait_for(apic_bit(APIC_IRR, 0x61)),
+	      n("self IPI: pending again while in service"), "no");
 	self(0x60);
 	__asm__ volatile("sti; nop; nop; nop; cli" ::: "memory");
 	check_eq(n("self IPI: same class waits for EOI"), count, 1);
 	self(0x81);
 	(void)wait_for(count == 2 || apic_bit(APIC_IRR, 0x81));
 	__asm__ volatile("sti; nop; nop; nop; cli" ::: "memory");
-	check(count == 2 && log_vector[1] == 0x81, n("self IPI: higher class interrupts"), "count %u", count);
+	check(count == 2 && log_vector[1] == 0x81, n("self IPI: higher class interrupts"),
+	      "count %u", count);
 	no_eoi = false;
 	apic_eoi(); /* ends 0x81 */
-	check(!apic_bit(APIC_ISR, 0x81) && apic_bit(APIC_ISR, 0x61), n("EOI: ends the highest in service"), "wrong");
+	check(!apic_bit(APIC_ISR, 0x81) && apic_bit(APIC_ISR, 0x61),
+	      n("EOI: ends the highest in service"), "wrong");
 	apic_eoi();
 	__asm__ volatile("sti; nop; nop; nop; nop; cli" ::: "memory");
-	check(count == 4 && log_vector[2] == 0x61 && log_vector[3] == 0x60, n("EOI: waiting ones follow"), "count %u", count);
+	check(count == 4 && log_vector[2] == 0x61 && log_vector[3] == 0x60,
+	      n("EOI: waiting ones follow"), "count %u", count);
 	apic_eoi(); /* without any in service: nothing happens */
 	reset_log();
 	self(0x61);
@@ -128,15 +137,20 @@ static void priorities(void)
 	__asm__ volatile("sti; nop; nop; nop" ::: "memory");
 	check_eq(n("TPR: same class is held"), count, 0);
 	self(0x91);
-	check(wait_for(count == 1) && log_vector[0] == 0x91, n("TPR: higher class comes through"), "count %u", count);
+	check(wait_for(count == 1) && log_vector[0] == 0x91, n("TPR: higher class comes through"),
+	      "count %u", count);
 	write_cr8(7);
 	check_eq(n("CR8: to TPR"), apic_read(APIC_TPR), 0x70);
 	check_eq(n("PPR: follows TPR"), apic_read(APIC_PPR), 0x70);
 	__asm__ volatile("nop; nop");
 	check_eq(n("CR8: still held"), count, 1);
 	ulong after;
-	__asm__ volatile("mov %1, %%cr8; 1: lea 1b(%%rip), %0; nop; nop" : "=r"(after) : "r"(5ul) : "memory");
-	check(count == 2 && log_vector[1] == 0x61, n("CR8: lowering it releases at once"), "count %u", count);
+	__asm__ volatile("mov %1, %%cr8; 1: lea 1b(%%rip), %0; nop; nop"
+			 : "=r"(after)
+			 : "r"(5ul)
+			 : "memory");
+	check(count == 2 && log_vector[1] == 0x61, n("CR8: lowering it releases at once"),
+	      "count %u", count);
 	check_eq(n("CR8: taken right after the mov"), log_ip[1], after);
 	cli();
 	apic_write(APIC_TPR, 0x7f);
@@ -165,44 +179,64 @@ static void windows(void)
 #define PENDING() (reset_log(), self(0x61), (void)wait_for(apic_bit(APIC_IRR, 0x61)))
 	PENDING();
 	__asm__ volatile("sti; nop; 1: nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: one instruction runs first"), "count %u at %ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti: one instruction runs first"),
+	      "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
 	__asm__ volatile("sti; cli; nop; nop" ::: "memory");
 	check_eq(n("sti: followed by cli, nothing is taken"), count, 0);
 	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	PENDING();
 	__asm__ volatile("sti; sti; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: a second one casts no shadow"), "count %u at %ld", count, log_ip[0] - want);
-	PENDING();
-	__asm__ volatile("pushfq; orq $0x200, (%%rsp); popfq; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory", "cc");
-	check(count == 1 && log_ip[0] == want, n("popf: taken right after it"), "count %u at %ld", count, log_ip[0] - want);
-	PENDING();
-	__asm__ volatile("sti; jmp 1f; ud2; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti: the jump runs, taken at its target"), "count %u at %ld", count, log_ip[0] - want);
-	PENDING();
-	__asm__ volatile("mov %%rsp, %%rax; pushq %1; pushq %%rax; pushq $0x202; pushq %2; lea 1f(%%rip), %%rax; push %%rax; iretq; 1: nop; cli;"
-			 "lea 1b(%%rip), %0" : "=r"(want) : "r"((ulong)KDS), "r"((ulong)KCS) : "rax", "memory", "cc");
-	check(count == 1 && log_ip[0] == want, n("iret: taken before the first instruction"), "count %u at %ld", count, log_ip[0] - want);
-	PENDING();
-	ulong ss;
-	__asm__ volatile("mov %%ss, %1; sti; mov %1, %%ss; 1: nop; nop; cli; lea 1b(%%rip), %0" : "=r"(want), "=r"(ss)::"memory");
-	check(count == 1 && (log_ip[0] == want || log_ip[0] == want + 1), n("sti, mov ss: taken after it or one later"),
+	check(count == 1 && log_ip[0] == want, n("sti: a second one casts no shadow"),
 	      "count %u at %ld", count, log_ip[0] - want);
 	PENDING();
+	__asm__ volatile("pushfq; orq $0x200, (%%rsp); popfq; 1: nop; nop; cli; lea 1b(%%rip), %0"
+			 : "=r"(want)::"memory", "cc");
+	check(count == 1 && log_ip[0] == want, n("popf: taken right after it"), "count %u at %ld",
+	      count, log_ip[0] - want);
+	PENDING();
+	__asm__ volatile("sti; jmp 1f; ud2; 1: nop; nop; cli; lea 1b(%%rip), %0"
+			 : "=r"(want)::"memory");
+	check(count == 1 && log_ip[0] == want, n("sti: the jump runs, taken at its target"),
+	      "count %u at %ld", count, log_ip[0] - want);
+	PENDING();
+	__asm__ volatile("mov %%rsp, %%rax; pushq %1; pushq %%rax; pushq $0x202; pushq %2; lea "
+			 "1f(%%rip), %%rax; push %%rax; iretq; 1: nop; cli;"
+			 "lea 1b(%%rip), %0"
+			 : "=r"(want)
+			 : "r"((ulong)KDS), "r"((ulong)KCS)
+			 : "rax", "memory", "cc");
+	check(count == 1 && log_ip[0] == want, n("iret: taken before the first instruction"),
+	      "count %u at %ld", count, log_ip[0] - want);
+	PENDING();
+	ulong ss;
+	__asm__ volatile("mov %%ss, %1; sti; mov %1, %%ss; 1: nop; nop; cli; lea 1b(%%rip), %0"
+			 : "=r"(want), "=r"(ss)::"memory");
+	check(count == 1 && (log_ip[0] == want || log_ip[0] == want + 1),
+	      n("sti, mov ss: taken after it or one later"), "count %u at %ld", count,
+	      log_ip[0] - want);
+	PENDING();
 	__asm__ volatile("sti; hlt; 1: cli; lea 1b(%%rip), %0" : "=r"(want)::"memory");
-	check(count == 1 && log_ip[0] == want, n("sti, hlt: wakes, saved RIP after the hlt"), "count %u at %ld", count, log_ip[0] - want);
+	check(count == 1 && log_ip[0] == want, n("sti, hlt: wakes, saved RIP after the hlt"),
+	      "count %u at %ld", count, log_ip[0] - want);
 	/* in a loop without any other instruction */
 	PENDING();
-	__asm__ volatile("sti; xor %%eax, %%eax; 1: inc %%eax; cmpl $0, %0; je 1b; cli" ::"m"(count) : "rax", "memory", "cc");
+	__asm__ volatile("sti; xor %%eax, %%eax; 1: inc %%eax; cmpl $0, %0; je 1b; cli" ::"m"(count)
+			 : "rax", "memory", "cc");
 	check_eq(n("loop: taken in a tight loop"), count, 1);
 	/* registers and flags survive */
 	PENDING();
 	ulong bad;
-	__asm__ volatile("mov $0x1111, %%rax; mov $0x2222, %%rcx; mov $0x3333, %%rdx; mov $0x4444, %%rsi; mov $0x5555, %%r8; mov $0x6666, %%r15;"
-			 "stc; sti; nop; nop; setnc %%bl; cli; movzbl %%bl, %%ebx; cmp $0x1111, %%rax; setne %%al; or %%al, %%bl; cmp $0x2222, %%rcx;"
-			 "setne %%al; or %%al, %%bl; cmp $0x3333, %%rdx; setne %%al; or %%al, %%bl; cmp $0x4444, %%rsi; setne %%al; or %%al, %%bl;"
-			 "cmp $0x5555, %%r8; setne %%al; or %%al, %%bl; cmp $0x6666, %%r15; setne %%al; or %%al, %%bl; mov %%rbx, %0"
-			 : "=m"(bad)::"rax", "rbx", "rcx", "rdx", "rsi", "r8", "r15", "memory", "cc");
+	__asm__ volatile("mov $0x1111, %%rax; mov $0x2222, %%rcx; mov $0x3333, %%rdx; mov $0x4444, "
+			 "%%rsi; mov $0x5555, %%r8; mov $0x6666, %%r15;"
+			 "stc; sti; nop; nop; setnc %%bl; cli; movzbl %%bl, %%ebx; cmp $0x1111, "
+			 "%%rax; setne %%al; or %%al, %%bl; cmp $0x2222, %%rcx;"
+			 "setne %%al; or %%al, %%bl; cmp $0x3333, %%rdx; setne %%al; or %%al, "
+			 "%%bl; cmp $0x4444, %%rsi; setne %%al; or %%al, %%bl;"
+			 "cmp $0x5555, %%r8; setne %%al; or %%al, %%bl; cmp $0x6666, %%r15; setne "
+			 "%%al; or %%al, %%bl; mov %%rbx, %0"
+			 : "=m"(bad)::"rax", "rbx", "rcx", "rdx", "rsi", "r8", "r15", "memory",
+			   "cc");
 	check(!bad && count == 1, n("registers and flags survive an interrupt"), "changed");
 }
 
@@ -245,10 +279,13 @@ static void nmi(void)
 	check(wait_for(nmis == 1), n("NMI: taken with IF clear"), "count %u", nmis);
 	nmis = nmi_max_depth = 0, nmi_mode = 1;
 	send_nmi();
-	check(wait_for(nmis == 2) && nmi_max_depth == 1, n("NMI: masked until IRET, one remembered"), "count %u depth %u", nmis, nmi_max_depth);
+	check(wait_for(nmis == 2) && nmi_max_depth == 1,
+	      n("NMI: masked until IRET, one remembered"), "count %u depth %u", nmis,
+	      nmi_max_depth);
 	nmis = nmi_max_depth = 0, nmi_mode = 2;
 	send_nmi();
-	check(wait_for(nmis == 2) && nmi_max_depth == 2, n("NMI: an IRET of another handler unmasks"), "count %u depth %u", nmis,
+	check(wait_for(nmis == 2) && nmi_max_depth == 2,
+	      n("NMI: an IRET of another handler unmasks"), "count %u depth %u", nmis,
 	      nmi_max_depth);
 	check(wait_for(nmis == 2), n("NMI: no third"), "count %u", nmis);
 	nmis = 0, nmi_mode = 0;
@@ -258,7 +295,8 @@ static void nmi(void)
 	(void)wait_for(apic_bit(APIC_IRR, 0x61));
 	send_nmi();
 	(void)wait_for(nmis == 1);
-	check(nmis == 1 && count == 0, n("NMI: does not let a masked interrupt in"), "nmis %u count %u", nmis, count);
+	check(nmis == 1 && count == 0, n("NMI: does not let a masked interrupt in"),
+	      "nmis %u count %u", nmis, count);
 	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	check_eq(n("NMI: the interrupt comes after sti"), count, 1);
 	on_vector(V_BP, NULL);
@@ -300,7 +338,8 @@ static void timer(void)
 	apic_write(APIC_LVT_TIMER, 0x10000 | V_TIMER);
 	apic_write(APIC_TMICT, 10000);
 	sti();
-	check(wait_for(apic_read(APIC_TMCCT) == 0), n("timer: masked one counts down"), "%u", apic_read(APIC_TMCCT));
+	check(wait_for(apic_read(APIC_TMCCT) == 0), n("timer: masked one counts down"), "%u",
+	      apic_read(APIC_TMCCT));
 	for (unsigned i = 0; i < 1000; i++)
 		pause();
 	check_eq(n("timer: masked one does not fire"), count, 0);
@@ -343,7 +382,8 @@ static void timer(void)
 	u32 fast = fast0 - apic_read(APIC_TMCCT);
 	apic_write(APIC_TMICT, 0);
 	/* wide: the host may stop us between the reads */
-	check(fast / 4 > slow, n("timer: dividing by 128 is slower"), "fast %u slow %u", fast, slow);
+	check(fast / 4 > slow, n("timer: dividing by 128 is slower"), "fast %u slow %u", fast,
+	      slow);
 
 	if (!cpuid_has(1, 0, 'c', 24)) {
 		skip(n("timer: TSC deadline"), "not in CPUID");
@@ -378,8 +418,8 @@ static void timer(void)
 	u64 due = rdmsr(MSR_TSC_DEADLINE);
 	__asm__ volatile("sti; hlt; cli" ::: "memory");
 	u64 now = rdtsc();
-	check(count == 1 && (due == 0 || now >= due), n("deadline: never early"), "due %#llx now %#llx", (unsigned long long)due,
-	      (unsigned long long)now);
+	check(count == 1 && (due == 0 || now >= due), n("deadline: never early"),
+	      "due %#llx now %#llx", (unsigned long long)due, (unsigned long long)now);
 	wrmsr(MSR_TSC_DEADLINE, far);
 	apic_write(APIC_LVT_TIMER, V_TIMER);
 	check_eq(n("deadline: disarmed by leaving the mode"), rdmsr(MSR_TSC_DEADLINE), 0);
@@ -454,9 +494,11 @@ static void ioapic(void)
 {
 	u32 ver = ioapic_read(1);
 
-	check((ver & 0xff) >= 0x11 && (ver >> 16 & 0xff) == 23, n("IOAPIC: version, 24 pins"), "%#x", ver);
+	check((ver & 0xff) >= 0x11 && (ver >> 16 & 0xff) == 23, n("IOAPIC: version, 24 pins"),
+	      "%#x", ver);
 	ioapic_set(20, 0x1f0a5, 0x0);
-	check_eq(n("IOAPIC: entry reads back, status bits are read-only"), ioapic_read(0x10 + 40), 0x1a0a5);
+	check_eq(n("IOAPIC: entry reads back, status bits are read-only"), ioapic_read(0x10 + 40),
+		 0x1a0a5);
 	ioapic_write(0x11 + 40, 0xab000000);
 	check_eq(n("IOAPIC: destination reads back"), ioapic_read(0x11 + 40), 0xab000000);
 	ioapic_set(20, 0x10000, 0);
@@ -478,7 +520,8 @@ static void ioapic(void)
 	unsigned c = count;
 	cli();
 	outb(0x3f9, 0);
-	check(got && c == 3, n("IOAPIC: level comes again after EOI until the line falls"), "count %u", c);
+	check(got && c == 3, n("IOAPIC: level comes again after EOI until the line falls"),
+	      "count %u", c);
 	/* remote IRR while in service */
 	on_vector(V_UART, on_uart);
 	no_eoi = true;
@@ -516,7 +559,8 @@ static void ioapic(void)
 	/* no output here: each character makes an edge */
 	bool next = wait_for(count == 2);
 	outb(0x3f9, 0);
-	check(got && c == 1, n("IOAPIC: edge comes once though the line stays high"), "count %u", c);
+	check(got && c == 1, n("IOAPIC: edge comes once though the line stays high"), "count %u",
+	      c);
 	check(next, n("IOAPIC: next edge"), "count %u", count);
 	cli();
 	check(!apic_bit(APIC_TMR, V_UART), n("IOAPIC: TMR bit of an edge interrupt"), "set");
@@ -561,17 +605,21 @@ static void registers(void)
 
 	check((v & 0xf0) == 0x10 && (v >> 16 & 0xff) >= 4, n("APIC: version"), "%#x", v);
 	if (!*mode_name)
-		check_eq(n("APIC: ID register fits CPUID"), apic_read(APIC_ID) >> 24, cpuid(1, 0).b >> 24);
-	check(rdmsr(MSR_APIC_BASE) & 0x100, n("APIC: BSP bit"), "%#llx", (unsigned long long)rdmsr(MSR_APIC_BASE));
+		check_eq(n("APIC: ID register fits CPUID"), apic_read(APIC_ID) >> 24,
+			 cpuid(1, 0).b >> 24);
+	check(rdmsr(MSR_APIC_BASE) & 0x100, n("APIC: BSP bit"), "%#llx",
+	      (unsigned long long)rdmsr(MSR_APIC_BASE));
 	check_eq(n("APIC: base address"), rdmsr(MSR_APIC_BASE) & 0xfffff000, 0xfee00000);
 	apic_write(APIC_LVT_LINT1, 0x10400);
 	check_eq(n("APIC: LVT reads back"), apic_read(APIC_LVT_LINT1), 0x10400);
 	/* software disable masks every LVT entry */
 	apic_write(APIC_LVT_TIMER, V_TIMER);
 	apic_write(APIC_SVR, 0xff);
-	check(apic_read(APIC_LVT_TIMER) & 0x10000, n("APIC: software disable masks the LVT"), "%#x", apic_read(APIC_LVT_TIMER));
+	check(apic_read(APIC_LVT_TIMER) & 0x10000, n("APIC: software disable masks the LVT"), "%#x",
+	      apic_read(APIC_LVT_TIMER));
 	apic_write(APIC_SVR, 0x1ff);
-	check(apic_read(APIC_LVT_TIMER) & 0x10000, n("APIC: LVT stays masked"), "%#x", apic_read(APIC_LVT_TIMER));
+	check(apic_read(APIC_LVT_TIMER) & 0x10000, n("APIC: LVT stays masked"), "%#x",
+	      apic_read(APIC_LVT_TIMER));
 	/* illegal vector */
 	use(0x6f);
 	use(0x05); /* must not come */
@@ -584,7 +632,8 @@ static void registers(void)
 	apic_write(APIC_ESR, 0);
 	u32 esr = apic_read(APIC_ESR);
 	on_vector(0x05, NULL);
-	check(got && (esr & 0x60), n("APIC: illegal vector raises the error interrupt"), "count %u ESR %#x", count, esr);
+	check(got && (esr & 0x60), n("APIC: illegal vector raises the error interrupt"),
+	      "count %u ESR %#x", count, esr);
 	cli();
 	apic_write(APIC_ESR, 0);
 	apic_write(APIC_ESR, 0);

@@ -35,7 +35,8 @@ static void sizes(void)
 	check_eq("PCI: 16-bit read", inw(0xcfe), id >> 16);
 	check_eq("PCI: 8-bit read", inb(0xcfd), id >> 8 & 0xff);
 	outl(0xcf8, 0x80000000 | 31 << 11 | 7 << 8);
-	check(inl(0xcfc) == 0xffffffff || inl(0xcfc) != 0, "PCI: function that is not there", "%#x", inl(0xcfc));
+	check(inl(0xcfc) == 0xffffffff || inl(0xcfc) != 0, "PCI: function that is not there", "%#x",
+	      inl(0xcfc));
 	outl(0xcf8, 0);
 	/* serial port: scratch register */
 	outb(0x3ff, 0x5a);
@@ -52,25 +53,30 @@ static void strings(void)
 	memset(p, 0, 64);
 	c = 5, d = (ulong)p;
 	__asm__ volatile("cld; rep insb" : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
-	check(c == 0 && d == (ulong)p + 5 && p[4] == 0xff && p[5] == 0, "rep insb", "rcx %lu rdi %#lx", c, d);
+	check(c == 0 && d == (ulong)p + 5 && p[4] == 0xff && p[5] == 0, "rep insb",
+	      "rcx %lu rdi %#lx", c, d);
 	memset(p, 0, 64);
 	c = 3, d = (ulong)p;
 	__asm__ volatile("cld; rep insw" : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
-	check(c == 0 && d == (ulong)p + 6 && p[5] == 0xff && p[6] == 0, "rep insw", "rcx %lu rdi %#lx", c, d);
+	check(c == 0 && d == (ulong)p + 6 && p[5] == 0xff && p[6] == 0, "rep insw",
+	      "rcx %lu rdi %#lx", c, d);
 	memset(p, 0, 64);
 	c = 2, d = (ulong)p;
 	__asm__ volatile("cld; rep insl" : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
-	check(c == 0 && d == (ulong)p + 8 && p[7] == 0xff && p[8] == 0, "rep insl", "rcx %lu rdi %#lx", c, d);
+	check(c == 0 && d == (ulong)p + 8 && p[7] == 0xff && p[8] == 0, "rep insl",
+	      "rcx %lu rdi %#lx", c, d);
 	memset(p, 0, 64);
 	c = 4, d = (ulong)p + 32;
 	__asm__ volatile("std; rep insb; cld" : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
-	check(d == (ulong)p + 28 && p[29] == 0xff && p[28] == 0 && p[32] == 0xff, "rep insb downwards", "rdi %#lx", d);
+	check(d == (ulong)p + 28 && p[29] == 0xff && p[28] == 0 && p[32] == 0xff,
+	      "rep insb downwards", "rdi %#lx", d);
 	/* outs: the last byte stays in the scratch register */
 	for (unsigned i = 0; i < 16; i++)
 		p[i] = 0x10 + i;
 	c = 7, s = (ulong)p;
 	__asm__ volatile("cld; rep outsb" : "+c"(c), "+S"(s) : "d"(0x3ff) : "memory");
-	check(c == 0 && s == (ulong)p + 7 && inb(0x3ff) == 0x16, "rep outsb", "rcx %lu rsi %#lx last %#x", c, s, inb(0x3ff));
+	check(c == 0 && s == (ulong)p + 7 && inb(0x3ff) == 0x16, "rep outsb",
+	      "rcx %lu rsi %#lx last %#x", c, s, inb(0x3ff));
 	s = (ulong)p + 8;
 	__asm__ volatile("cld; outsb" : "+S"(s) : "d"(0x3ff) : "memory");
 	check(s == (ulong)p + 9 && inb(0x3ff) == 0x18, "outsb", "rsi %#lx last %#x", s, inb(0x3ff));
@@ -82,7 +88,8 @@ static void strings(void)
 	s = 0xffffffff00000000ul | (ulong)p;
 	c = 0xffffffff00000002ul;
 	__asm__ volatile("cld; addr32 rep outsb" : "+c"(c), "+S"(s) : "d"(0x3ff) : "memory");
-	check(c == 0 && s == (ulong)p + 2 && inb(0x3ff) == 0x11, "addr32 rep outsb", "rcx %#lx rsi %#lx last %#x", c, s, inb(0x3ff));
+	check(c == 0 && s == (ulong)p + 2 && inb(0x3ff) == 0x11, "addr32 rep outsb",
+	      "rcx %#lx rsi %#lx last %#x", c, s, inb(0x3ff));
 	c = 0, d = 0x8000000000000000;
 	TRY("rep insb", : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
 	expect_none("rep insb of count 0");
@@ -92,11 +99,13 @@ static void strings(void)
 	c = 10, d = VA + PAGE - 4;
 	TRY("cld; rep insb", : "+c"(c), "+D"(d) : "d"(FREE_PORT) : "memory");
 	expect_pf("rep insb: page fault", PF_W, VA + PAGE, ANYWHERE);
-	check(trap.regs.cx == 6 && trap.regs.di == VA + PAGE, "rep insb: registers at the fault", "rcx %lu rdi %#lx", trap.regs.cx, trap.regs.di);
+	check(trap.regs.cx == 6 && trap.regs.di == VA + PAGE, "rep insb: registers at the fault",
+	      "rcx %lu rdi %#lx", trap.regs.cx, trap.regs.di);
 	c = 10, s = VA + PAGE - 4;
 	TRY("cld; rep outsb", : "+c"(c), "+S"(s) : "d"(0x3ff) : "memory");
 	expect_pf("rep outsb: page fault", 0, VA + PAGE, ANYWHERE);
-	check(trap.regs.cx == 6 && trap.regs.si == VA + PAGE, "rep outsb: registers at the fault", "rcx %lu rsi %#lx", trap.regs.cx, trap.regs.si);
+	check(trap.regs.cx == 6 && trap.regs.si == VA + PAGE, "rep outsb: registers at the fault",
+	      "rcx %lu rsi %#lx", trap.regs.cx, trap.regs.si);
 	map(VA, (ulong)p, PTE_P);
 	TRY("insb", ::"d"(FREE_PORT), "D"(VA) : "memory");
 	expect_pf("insb: read-only page", PF_P | PF_W, VA, AT_INSN);
@@ -142,9 +151,11 @@ static void allowed(const char *name, const void *fn, ulong port, ulong flags, b
 {
 	user_run_flags(fn, port, (ulong)user_stack, flags);
 	if (yes)
-		check(trap.vector == V_USER_RET, name, "vector %u error %#lx", trap.vector, trap.error);
+		check(trap.vector == V_USER_RET, name, "vector %u error %#lx", trap.vector,
+		      trap.error);
 	else
-		check(trap.vector == V_GP && trap.error == 0 && trap.cs == UCS, name, "vector %u error %#lx", trap.vector, trap.error);
+		check(trap.vector == V_GP && trap.error == 0 && trap.cs == UCS, name,
+		      "vector %u error %#lx", trap.vector, trap.error);
 }
 
 static void permissions(void)
@@ -160,7 +171,8 @@ static void permissions(void)
 	allowed("CPL 3, IOPL 3: inl", u_inl, FREE_PORT, 0x3000, true);
 	allowed("CPL 3, IOPL 3: insb", u_insb, FREE_PORT, 0x3000, true);
 	user_run_flags(u_cli, 0, 0, 0x3000);
-	check(trap.vector == V_USER_RET && !(trap.regs.ax & FL_IF), "CPL 3, IOPL 3: cli and sti", "vector %u", trap.vector);
+	check(trap.vector == V_USER_RET && !(trap.regs.ax & FL_IF), "CPL 3, IOPL 3: cli and sti",
+	      "vector %u", trap.vector);
 	user_run_flags(u_cli, 0, 0, 0x2000);
 	check(trap.vector == V_GP, "CPL 3, IOPL 2: cli is #GP", "vector %u", trap.vector);
 	/* bitmap: everything closed but FREE_PORT .. +1 */

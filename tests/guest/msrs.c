@@ -16,12 +16,14 @@ static void keeps(const char *name, u32 msr, const u64 *values, unsigned n)
 	for (unsigned i = 0; i < n; i++) {
 		try_wrmsr(msr, values[i]);
 		if (trap.hit) {
-			fail(name, "writing %#llx raised vector %u", (unsigned long long)values[i], trap.vector);
+			fail(name, "writing %#llx raised vector %u", (unsigned long long)values[i],
+			     trap.vector);
 			return;
 		}
 		u64 now = rdmsr(msr);
 		if (now != values[i]) {
-			fail(name, "wrote %#llx, reads %#llx", (unsigned long long)values[i], (unsigned long long)now);
+			fail(name, "wrote %#llx, reads %#llx", (unsigned long long)values[i],
+			     (unsigned long long)now);
 			wrmsr(msr, old);
 			return;
 		}
@@ -47,7 +49,8 @@ static void bases(void)
 
 	KEEPS("FS_BASE", MSR_FS_BASE, 0, 0x12345678, 0x7fffffffffff, 0xffff800000000000);
 	KEEPS("GS_BASE", MSR_GS_BASE, 0, 0x12345678, 0x7fffffffffff, 0xffff800000000000);
-	KEEPS("KERNEL_GS_BASE", MSR_KERNEL_GS_BASE, 0, 0x12345678, 0x7fffffffffff, 0xffff800000000000);
+	KEEPS("KERNEL_GS_BASE", MSR_KERNEL_GS_BASE, 0, 0x12345678, 0x7fffffffffff,
+	      0xffff800000000000);
 	refuses("FS_BASE: not canonical is #GP", MSR_FS_BASE, 0x800000000000);
 	refuses("GS_BASE: not canonical is #GP", MSR_GS_BASE, 0x800000000000);
 	refuses("KERNEL_GS_BASE: not canonical is #GP", MSR_KERNEL_GS_BASE, 0x8000000000000000);
@@ -69,12 +72,15 @@ static void bases(void)
 	wrmsr(MSR_FS_BASE, (ulong)data);
 	wrmsr(MSR_GS_BASE, (ulong)data + 8);
 	__asm__ volatile("movq %%fs:0, %0; movq %%gs:0, %1" : "=r"(a), "=r"(b));
-	check(a == 11 && b == 22, "FS and GS bases are used", "%llu %llu", (unsigned long long)a, (unsigned long long)b);
+	check(a == 11 && b == 22, "FS and GS bases are used", "%llu %llu", (unsigned long long)a,
+	      (unsigned long long)b);
 	wrmsr(MSR_KERNEL_GS_BASE, (ulong)data);
 	__asm__ volatile("swapgs; movq %%gs:0, %0; swapgs; movq %%gs:0, %1" : "=r"(a), "=r"(b));
-	check(a == 11 && b == 22, "swapgs", "%llu %llu", (unsigned long long)a, (unsigned long long)b);
+	check(a == 11 && b == 22, "swapgs", "%llu %llu", (unsigned long long)a,
+	      (unsigned long long)b);
 	__asm__ volatile("swapgs" ::: "memory");
-	check(rdmsr(MSR_GS_BASE) == (ulong)data && rdmsr(MSR_KERNEL_GS_BASE) == (ulong)data + 8, "swapgs exchanges the MSRs", "no");
+	check(rdmsr(MSR_GS_BASE) == (ulong)data && rdmsr(MSR_KERNEL_GS_BASE) == (ulong)data + 8,
+	      "swapgs exchanges the MSRs", "no");
 	__asm__ volatile("swapgs" ::: "memory");
 	/* effective address wraps at 64 bits */
 	wrmsr(MSR_GS_BASE, (ulong)data + 0x1000);
@@ -89,8 +95,11 @@ static void bases(void)
 		expect("rdfsbase: #UD without CR4.FSGSBASE", V_UD, 0, AT_INSN);
 		write_cr4(read_cr4() | CR4_FSGSBASE);
 		__asm__ volatile("wrfsbase %1; rdfsbase %0" : "=r"(a) : "r"((ulong)data));
-		check(a == (ulong)data && rdmsr(MSR_FS_BASE) == a, "wrfsbase and rdfsbase", "%#llx", (unsigned long long)a);
-		__asm__ volatile("wrgsbase %1; rdgsbase %0; movq %%gs:8, %0" : "=&r"(a) : "r"((ulong)data));
+		check(a == (ulong)data && rdmsr(MSR_FS_BASE) == a, "wrfsbase and rdfsbase", "%#llx",
+		      (unsigned long long)a);
+		__asm__ volatile("wrgsbase %1; rdgsbase %0; movq %%gs:8, %0"
+				 : "=&r"(a)
+				 : "r"((ulong)data));
 		check_eq("wrgsbase takes effect at once", a, 22);
 		__asm__ volatile("wrfsbase %k1; rdfsbase %0" : "=r"(a) : "r"(0xdeadbeef12345678ul));
 		check_eq("wrfsbase of 32 bits clears the upper half", a, 0x12345678);
@@ -132,7 +141,8 @@ static void memory_types(void)
 	KEEPS("MTRR default type", 0x2ff, 0, 0x806, 0xc06, 0x800);
 	refuses("MTRR default type: type 2 is #GP", 0x2ff, 0x802);
 	refuses("MTRR default type: reserved bit is #GP", 0x2ff, 1ull << 20);
-	static const u32 fixed[] = { 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f };
+	static const u32 fixed[] = { 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a,
+				     0x26b, 0x26c, 0x26d, 0x26e, 0x26f };
 	bool good = true;
 	if (cap & 0x100) {
 		for (unsigned i = 0; i < ARRAY_LEN(fixed); i++) {
@@ -162,14 +172,17 @@ static void others(void)
 	u64 efer = rdmsr(MSR_EFER);
 	check((efer & 0xd01) == 0xd01, "EFER: SCE LME LMA NXE", "%#llx", (unsigned long long)efer);
 	u64 base = rdmsr(MSR_APIC_BASE);
-	check((base & 0x900) == 0x900 && (base & 0xfffff000) == 0xfee00000, "APIC_BASE", "%#llx", (unsigned long long)base);
+	check((base & 0x900) == 0x900 && (base & 0xfffff000) == 0xfee00000, "APIC_BASE", "%#llx",
+	      (unsigned long long)base);
 	refuses("APIC_BASE: reserved bit is #GP", MSR_APIC_BASE, base | 1);
 
 	static const struct {
 		const char *name;
 		u32 msr;
 	} reads[] = {
-		{ "microcode revision 0x8b", 0x8b }, { "MCG_CAP", 0x179 }, { "MCG_STATUS", 0x17a },
+		{ "microcode revision 0x8b", 0x8b },
+		{ "MCG_CAP", 0x179 },
+		{ "MCG_STATUS", 0x17a },
 		{ "DEBUGCTL", 0x1d9 },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(reads); i++) {
@@ -221,19 +234,23 @@ static void others(void)
 	static const struct {
 		const char *name;
 		u32 msr;
-	} none[] = { { "unknown MSR 0x12345678 is #GP", 0x12345678 }, { "unknown MSR 0xc0001234 is #GP", 0xc0001234 },
-		     { "unknown MSR 0xffffffff is #GP", 0xffffffff }, { "unknown MSR 0x4b564dff is #GP", 0x4b564dff },
+	} none[] = { { "unknown MSR 0x12345678 is #GP", 0x12345678 },
+		     { "unknown MSR 0xc0001234 is #GP", 0xc0001234 },
+		     { "unknown MSR 0xffffffff is #GP", 0xffffffff },
+		     { "unknown MSR 0x4b564dff is #GP", 0x4b564dff },
 		     { "unknown MSR 0x40000fff is #GP", 0x40000fff } };
 	for (unsigned i = 0; i < ARRAY_LEN(none); i++) {
 		(void)try_rdmsr(none[i].msr);
 		bool r = trap.hit && trap.vector == V_GP;
 		try_wrmsr(none[i].msr, 0);
-		check(r && trap.hit && trap.vector == V_GP, none[i].name, "read %d, write %d", r, trap.hit);
+		check(r && trap.hit && trap.vector == V_GP, none[i].name, "read %d, write %d", r,
+		      trap.hit);
 	}
 	/* upper halves of the registers do not matter; rdmsr clears them */
 	u64 a = ~0ul, c = 0xffffffff00000000ul | MSR_EFER, d = ~0ul;
 	__asm__ volatile("rdmsr" : "+a"(a), "+d"(d) : "c"(c));
-	check(a == (u32)efer && d == efer >> 32, "rdmsr clears the upper halves", "%#llx %#llx", (unsigned long long)a, (unsigned long long)d);
+	check(a == (u32)efer && d == efer >> 32, "rdmsr clears the upper halves", "%#llx %#llx",
+	      (unsigned long long)a, (unsigned long long)d);
 }
 
 /* ---- KVM's clock ---- */
@@ -284,7 +301,8 @@ static void kvm_clock(void)
 	t->version = 0;
 	try_wrmsr(0x4b564d01, (ulong)t | 1);
 	expect_none("kvm-clock: system time MSR");
-	check(!(t->version & 1) && t->mul && t->mul != 0xffffffff, "kvm-clock: page filled", "version %u mul %#x", t->version, t->mul);
+	check(!(t->version & 1) && t->mul && t->mul != 0xffffffff, "kvm-clock: page filled",
+	      "version %u mul %#x", t->version, t->mul);
 	check_eq("kvm-clock: MSR reads back", rdmsr(0x4b564d01), (ulong)t | 1);
 	u64 a = pv_now(t), back = 0, last = a;
 	for (unsigned i = 0; i < 10000; i++) {
@@ -292,7 +310,8 @@ static void kvm_clock(void)
 		back += n < last;
 		last = n;
 	}
-	check(last > a && !back, "kvm-clock: moves and never goes back", "%llu to %llu", (unsigned long long)a, (unsigned long long)last);
+	check(last > a && !back, "kvm-clock: moves and never goes back", "%llu to %llu",
+	      (unsigned long long)a, (unsigned long long)last);
 	/* 55 ms of the PIT are 55 ms or more */
 	outb(0x61, (inb(0x61) & ~3));
 	outb(0x43, 0xb0);
@@ -302,10 +321,12 @@ static void kvm_clock(void)
 	outb(0x61, (inb(0x61) & ~2) | 1);
 	(void)wait_for(inb(0x61) & 0x20);
 	u64 ns = pv_now(t) - a;
-	check(ns > 53000000 && ns < 20ull * 54925000, "kvm-clock: 55 ms of the PIT", "%llu ns", (unsigned long long)ns);
+	check(ns > 53000000 && ns < 20ull * 54925000, "kvm-clock: 55 ms of the PIT", "%llu ns",
+	      (unsigned long long)ns);
 	try_wrmsr(0x4b564d00, (ulong)w);
 	expect_none("kvm-clock: wall clock MSR");
-	check(!(w->version & 1) && w->sec > 1600000000 && w->nsec < 1000000000, "kvm-clock: wall clock", "version %u sec %u", w->version, w->sec);
+	check(!(w->version & 1) && w->sec > 1600000000 && w->nsec < 1000000000,
+	      "kvm-clock: wall clock", "version %u sec %u", w->version, w->sec);
 	wrmsr(0x4b564d01, 0);
 	u32 v = t->version;
 	for (u64 k = rdtsc(); rdtsc() - k < 50000000;)

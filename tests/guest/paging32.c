@@ -40,7 +40,8 @@ struct config {
 static void pager_on(ulong cr3, const struct config *c)
 {
 	write_cr0(read_cr0() & ~CR0_PG);
-	write_cr4((read_cr4() & ~(CR4_PAE | CR4_PSE | CR4_SMEP)) | CR4_PSE | (c->pae ? CR4_PAE : 0) | (c->smep ? CR4_SMEP : 0));
+	write_cr4((read_cr4() & ~(CR4_PAE | CR4_PSE | CR4_SMEP)) | CR4_PSE |
+		  (c->pae ? CR4_PAE : 0) | (c->smep ? CR4_SMEP : 0));
 	wrmsr(MSR_EFER, c->nxe ? EFER_NXE : 0);
 	write_cr3(cr3);
 	write_cr0((read_cr0() & ~CR0_WP) | CR0_PG | (c->wp ? CR0_WP : 0));
@@ -64,10 +65,12 @@ static void put(volatile void *p, u64 v, bool pae)
 		*(volatile u32 *)p = v;
 }
 
-static void matrix(const char *name, const struct config *c, volatile void *leaf, volatile void *mid, u64 page, bool large)
+static void matrix(const char *name, const struct config *c, volatile void *leaf,
+		   volatile void *mid, u64 page, bool large)
 {
 	unsigned bad = 0, n = c->pae ? 16 : 8;
-	u64 mid_old = mid ? get(mid, c->pae) : 0, mid_base = mid_old & ~(u64)(PTE_P | PTE_W | PTE_U | PTE_A | PTE_D);
+	u64 mid_old = mid ? get(mid, c->pae) : 0,
+	    mid_base = mid_old & ~(u64)(PTE_P | PTE_W | PTE_U | PTE_A | PTE_D);
 	ulong va = VA + (large ? 0x5000 : 0);
 
 	for (unsigned i = 0; i < (mid ? n * n : n) * 6; i++) {
@@ -89,8 +92,10 @@ static void matrix(const char *name, const struct config *c, volatile void *leaf
 		else
 			kernel_access(a, va);
 
-		ulong error = (a == WRITE ? PF_W : 0) | (user ? PF_U : 0) | (a == EXEC && ((c->pae && c->nxe) || c->smep) ? PF_I : 0);
-		bool both_u = (l & PTE_U) && (!mid || (m & PTE_U)), both_w = (l & PTE_W) && (!mid || (m & PTE_W));
+		ulong error = (a == WRITE ? PF_W : 0) | (user ? PF_U : 0) |
+			      (a == EXEC && ((c->pae && c->nxe) || c->smep) ? PF_I : 0);
+		bool both_u = (l & PTE_U) && (!mid || (m & PTE_U)),
+		     both_w = (l & PTE_W) && (!mid || (m & PTE_W));
 		bool nx = c->pae && ((l & PTE_NX) || (mid && (m & PTE_NX))), fault;
 		if (mid && !(m & PTE_P)) {
 			fault = true;
@@ -102,8 +107,8 @@ static void matrix(const char *name, const struct config *c, volatile void *leaf
 			fault = true, error |= PF_P | PF_RSVD;
 		} else {
 			error |= PF_P;
-			fault = (user && !both_u) || (a == WRITE && !both_w && (user || c->wp)) || (a == EXEC && nx) ||
-				(!user && both_u && a == EXEC && c->smep);
+			fault = (user && !both_u) || (a == WRITE && !both_w && (user || c->wp)) ||
+				(a == EXEC && nx) || (!user && both_u && a == EXEC && c->smep);
 		}
 		bool hit = trap.hit && trap.vector != V_USER_RET;
 		u64 l2 = get(leaf, c->pae);
@@ -119,9 +124,12 @@ static void matrix(const char *name, const struct config *c, volatile void *leaf
 		else if (!hit && mid && get(mid, c->pae) != (m | PTE_A))
 			what = "A of the entry above";
 		if (what && !bad++)
-			fail(name, "%s: %s by CPL %d, leaf %#llx above %#llx: vector %u error %#lx, want %s %#lx; after: %#llx", what, access_name[a],
-			     user ? 3 : 0, (unsigned long long)l, (unsigned long long)m, hit ? trap.vector : 0, trap.error, fault ? "fault" : "none", error,
-			     (unsigned long long)l2);
+			fail(name,
+			     "%s: %s by CPL %d, leaf %#llx above %#llx: vector %u error %#lx, want "
+			     "%s %#lx; after: %#llx",
+			     what, access_name[a], user ? 3 : 0, (unsigned long long)l,
+			     (unsigned long long)m, hit ? trap.vector : 0, trap.error,
+			     fault ? "fault" : "none", error, (unsigned long long)l2);
 	}
 	if (mid)
 		put(mid, mid_old | PTE_P | PTE_W | PTE_U, c->pae);
@@ -150,7 +158,9 @@ static void two_levels(void)
 		{ "32-bit 4K, wp", "32-bit 4M, wp", { .wp = 1 } },
 		{ "32-bit 4K, no wp", "32-bit 4M, no wp", { 0 } },
 		{ "32-bit 4K, smep", "32-bit 4M, smep", { .wp = 1, .smep = 1 } },
-		{ "32-bit 4K, nxe means nothing", "32-bit 4M, nxe means nothing", { .wp = 1, .nxe = 1 } },
+		{ "32-bit 4K, nxe means nothing",
+		  "32-bit 4M, nxe means nothing",
+		  { .wp = 1, .nxe = 1 } },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(list); i++) {
 		if (list[i].c.smep && !smep)
@@ -200,8 +210,8 @@ static void two_levels(void)
 	pt[2] = (ulong)other | 3;
 	invlpg(VA + 2 * PAGE);
 	*(volatile u32 *)(VA + 2 * PAGE - 2) = 0xaabbccdd;
-	check(*(u16 *)(page + 4094) == 0xccdd && *(volatile u16 *)other == 0xaabb, "32-bit: store across two pages", "%#x %#x", *(u16 *)(page + 4094),
-	      *(u16 *)other);
+	check(*(u16 *)(page + 4094) == 0xccdd && *(volatile u16 *)other == 0xaabb,
+	      "32-bit: store across two pages", "%#x %#x", *(u16 *)(page + 4094), *(u16 *)other);
 	pt[2] = 0;
 	invlpg(VA + 2 * PAGE);
 	TRY("movl %0, (%1)", ::"r"(0), "r"(VA + 2 * PAGE - 2) : "memory");

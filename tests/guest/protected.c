@@ -6,7 +6,7 @@
  */
 #include "rt.h"
 
-#define S(n) (FREE_SEL + (n) * 8) /* selectors of the tests */
+#define S(n) (FREE_SEL + (n)*8) /* selectors of the tests */
 static u8 *area;
 
 /* ---- data segments ---- */
@@ -19,7 +19,9 @@ static void set(unsigned n, ulong base, u32 limit, u8 access, u8 flags)
 #define ES_WRITE(off, size)                                                                        \
 	TRY("mov %1, %%es; mov" size " %%eax, %%es:(%0)", ::"r"(off), "r"(S(0)) : "eax", "memory")
 #define SS_READ(off)                                                                               \
-	TRY("mov %%ss, %%edx; mov %1, %%ss; movl %%ss:(%0), %%eax; mov %%edx, %%ss", ::"r"(off), "r"(S(0)) : "eax", "edx", "memory")
+	TRY("mov %%ss, %%edx; mov %1, %%ss; movl %%ss:(%0), %%eax; mov %%edx, %%ss", ::"r"(off),   \
+	    "r"(S(0))                                                                              \
+	    : "eax", "edx", "memory")
 
 static void data_segments(void)
 {
@@ -32,7 +34,8 @@ static void data_segments(void)
 	expect("limit: write beyond", V_GP, 0, ANYWHERE);
 	ES_READ(0xfffffffe, "l");
 	expect("limit: access that wraps at 4 GiB", V_GP, 0, ANYWHERE);
-	set(0, 0, 0x7ff, 0x93, 0xc); /* below 8 MiB: the stack is inside, for the handler needs it */
+	set(0, 0, 0x7ff, 0x93,
+	    0xc); /* below 8 MiB: the stack is inside, for the handler needs it */
 	SS_READ(0x800000);
 	expect("limit: through SS is #SS(0)", V_SS, 0, ANYWHERE);
 	SS_READ(0x7ffffc);
@@ -75,14 +78,23 @@ static void data_segments(void)
 	*(u32 *)(area + 16) = 0x600d;
 	set(0, (ulong)area + 32, 0xfffff, 0x93, 0xc);
 	TRY("mov %2, %%es; movl %%es:(%1), %0", : "=&r"(v) : "r"(-16), "r"(S(0)) : "memory");
-	check(!trap.hit && v == 0x600d, "base plus offset wraps at 4 GiB", "vector %u %#lx", trap.vector, v);
-	TRY("mov %1, %%fs; mov %1, %%gs; movl %%fs:-16, %%eax; movl %%eax, %%gs:-12; mov %2, %%fs; mov %2, %%gs", ::"r"(0), "r"(S(0)), "r"(0) : "eax", "memory");
-	check(!trap.hit && *(u32 *)(area + 20) == 0x600d, "FS and GS with a base", "vector %u", trap.vector);
+	check(!trap.hit && v == 0x600d, "base plus offset wraps at 4 GiB", "vector %u %#lx",
+	      trap.vector, v);
+	TRY("mov %1, %%fs; mov %1, %%gs; movl %%fs:-16, %%eax; movl %%eax, %%gs:-12; mov %2, %%fs; "
+	    "mov %2, %%gs",
+	    ::"r"(0), "r"(S(0)), "r"(0)
+	    : "eax", "memory");
+	check(!trap.hit && *(u32 *)(area + 20) == 0x600d, "FS and GS with a base", "vector %u",
+	      trap.vector);
 	/* strings with different segments; the reload of a changed descriptor */
 	set(0, (ulong)area + 256, 0xff, 0x93, 4);
-	TRY("mov %0, %%es; cld; xorl %%edi, %%edi; movl $0x120, %%ecx; movb $0x3c, %%al; rep stosb", ::"r"(S(0)) : "eax", "ecx", "edi", "memory");
-	check(trap.hit && trap.vector == V_GP && trap.regs.di == 0x100 && trap.regs.cx == 0x20 && area[256 + 255] == 0x3c, "rep stosb up to the limit",
-	      "vector %u edi %#lx ecx %#lx", trap.vector, trap.regs.di, trap.regs.cx);
+	TRY("mov %0, %%es; cld; xorl %%edi, %%edi; movl $0x120, %%ecx; movb $0x3c, %%al; rep stosb",
+	    ::"r"(S(0))
+	    : "eax", "ecx", "edi", "memory");
+	check(trap.hit && trap.vector == V_GP && trap.regs.di == 0x100 && trap.regs.cx == 0x20 &&
+		  area[256 + 255] == 0x3c,
+	      "rep stosb up to the limit", "vector %u edi %#lx ecx %#lx", trap.vector, trap.regs.di,
+	      trap.regs.cx);
 	set(0, (ulong)area, 0xfff, 0x93, 4);
 	TRY("mov %0, %%es", ::"r"(S(0)));
 	set(0, 0, 0, 0x13, 4);
@@ -90,40 +102,46 @@ static void data_segments(void)
 	expect_none("a loaded segment does not see its descriptor change");
 	/* les, lds, lfs, lgs, lss */
 	set(0, (ulong)area, 0xfff, 0x93, 4);
-	struct { u32 off; u16 sel; } __attribute__((packed)) p = { 0x1234, S(0) };
+	struct {
+		u32 off;
+		u16 sel;
+	} __attribute__((packed)) p = { 0x1234, S(0) };
 	u32 off = 0, sel = 0;
 	TRY("les %2, %0; mov %%es, %1", : "=&r"(off), "=&r"(sel) : "m"(p) : "memory");
-	check(!trap.hit && off == 0x1234 && (sel & 0xffff) == S(0), "les", "vector %u %#x %#x", trap.vector, off, sel);
+	check(!trap.hit && off == 0x1234 && (sel & 0xffff) == S(0), "les", "vector %u %#x %#x",
+	      trap.vector, off, sel);
 	p.sel = 0xfff8;
 	off = 7;
 	TRY("les %1, %0", : "+r"(off) : "m"(p) : "memory");
-	check(trap.hit && trap.vector == V_GP && trap.error == 0xfff8 && off == 7, "les that faults changes nothing", "vector %u %#x", trap.vector, off);
+	check(trap.hit && trap.vector == V_GP && trap.error == 0xfff8 && off == 7,
+	      "les that faults changes nothing", "vector %u %#x", trap.vector, off);
 	__asm__ volatile("mov %0, %%es" ::"r"(KDS));
 }
 
 /* ---- code segments, 16-bit segments ---- */
 __asm__(".text\n.code32\nfar_fn: mov %cs, %eax; lret\nfar_fn8: mov %cs, %eax; lret $8\n"
-	".code16\ncode16: movw $0x1234, %ax; addw %ax, %ax; pushw %ax; popw %cx; movl $0x89abcdef, %edx; lretl\n"
+	".code16\ncode16: movw $0x1234, %ax; addw %ax, %ax; pushw %ax; popw %cx; movl $0x89abcdef, "
+	"%edx; lretl\n"
 	"past: nop; nop; nop; nop; lretl\n.code32\n");
 extern u8 far_fn[], far_fn8[], code16[], past[];
-struct far {
-	u32 off;
-	u16 sel;
-} __attribute__((packed));
-
 static void code_segments(void)
 {
 	static struct far p; /* not on the stack: some cases push */
 	ulong a = 0, b;
 
-	p = (struct far){ 0, S(1) };
+	p = (struct far) { 0, S(1) };
 
 	set(1, (ulong)far_fn, 0xfff, 0x9b, 4);
 	TRY("lcall *%1", : "=a"(a) : "m"(p) : "memory");
-	check(!trap.hit && (a & 0xffff) == S(1), "far call: code segment with a base", "vector %u error %#lx", trap.vector, trap.error);
+	check(!trap.hit && (a & 0xffff) == S(1), "far call: code segment with a base",
+	      "vector %u error %#lx", trap.vector, trap.error);
 	p.off = far_fn8 - far_fn;
-	TRY("movl %%esp, %1; pushl $1; pushl $2; lcall *%2; subl %%esp, %1", : "=&a"(a), "=&r"(b) : "m"(p) : "memory");
-	check(!trap.hit && b == 0, "far return with a count", "vector %u, %ld bytes", trap.vector, b);
+	TRY("movl %%esp, %1; pushl $1; pushl $2; lcall *%2; subl %%esp, %1",
+	    : "=&a"(a), "=&r"(b)
+	    : "m"(p)
+	    : "memory");
+	check(!trap.hit && b == 0, "far return with a count", "vector %u, %ld bytes", trap.vector,
+	      b);
 	set(1, (ulong)far_fn, 1, 0x9b, 4);
 	p.off = 5;
 	TRY("lcall *%0", ::"m"(p) : "eax", "memory");
@@ -131,28 +149,40 @@ static void code_segments(void)
 	set(1, (ulong)past, 2, 0x9b, 0);
 	p.off = 0;
 	TRY("lcall *%0", ::"m"(p) : "eax", "memory");
-	check(trap.hit && trap.vector == V_GP && trap.error == 0 && trap.cs == S(1) && trap.ip == 3, "running past the limit is #GP(0)", "vector %u cs %#lx ip %#lx",
-	      trap.vector, trap.cs, trap.ip);
+	check(trap.hit && trap.vector == V_GP && trap.error == 0 && trap.cs == S(1) && trap.ip == 3,
+	      "running past the limit is #GP(0)", "vector %u cs %#lx ip %#lx", trap.vector, trap.cs,
+	      trap.ip);
 	/* 16-bit code; its pushw and popl see the 32-bit stack */
 	set(1, (ulong)code16, 0xffff, 0x9b, 0);
 	TRY("lcall *%2", : "=&a"(a), "=&d"(b) : "m"(p) : "ecx", "memory");
-	check(!trap.hit && (a & 0xffff) == 0x2468 && b == 0x89abcdef, "16-bit code segment", "vector %u error %#lx %#lx %#lx", trap.vector, trap.error, a, b);
+	check(!trap.hit && (a & 0xffff) == 0x2468 && b == 0x89abcdef, "16-bit code segment",
+	      "vector %u error %#lx %#lx %#lx", trap.vector, trap.error, a, b);
 	/* 16-bit stack: only SP moves */
 	set(2, (ulong)area, 0xffff, 0x93, 0);
-	TRY("movl %%esp, %%ebx; mov %%ss, %%ecx; movl $0xabcd0000, %%edx; mov %2, %%ss; movl %%edx, %%esp; pushl $0x11223344; movl %%esp, %0; popl %1; movl %%esp, %%edx;"
-	    "mov %%ecx, %%ss; movl %%ebx, %%esp", : "=&r"(a), "=&S"(b) : "D"(S(2)) : "ebx", "ecx", "edx", "memory");
-	check(!trap.hit && a == 0xabcdfffc && b == 0x11223344 && *(u32 *)(area + 0xfffc) == 0x11223344, "16-bit stack: SP wraps, upper half stays", "vector %u esp %#lx %#lx",
-	      trap.vector, a, b);
+	TRY("movl %%esp, %%ebx; mov %%ss, %%ecx; movl $0xabcd0000, %%edx; mov %2, %%ss; movl "
+	    "%%edx, %%esp; pushl $0x11223344; movl %%esp, %0; popl %1; movl %%esp, %%edx;"
+	    "mov %%ecx, %%ss; movl %%ebx, %%esp",
+	    : "=&r"(a), "=&S"(b)
+	    : "D"(S(2))
+	    : "ebx", "ecx", "edx", "memory");
+	check(!trap.hit && a == 0xabcdfffc && b == 0x11223344 &&
+		  *(u32 *)(area + 0xfffc) == 0x11223344,
+	      "16-bit stack: SP wraps, upper half stays", "vector %u esp %#lx %#lx", trap.vector, a,
+	      b);
 	/* stack limit */
 	set(2, (ulong)area, 0xf, 0x93, 4);
-	TRY("movl %%esp, %%ebx; mov %%ss, %%ecx; mov %0, %%ss; movl $0x12, %%esp; mov %%ecx, %%ss; movl %%ebx, %%esp", ::"D"(S(2)) : "ebx", "ecx", "memory");
+	TRY("movl %%esp, %%ebx; mov %%ss, %%ecx; mov %0, %%ss; movl $0x12, %%esp; mov %%ecx, %%ss; "
+	    "movl %%ebx, %%esp",
+	    ::"D"(S(2))
+	    : "ebx", "ecx", "memory");
 	expect_none("stack segment with a limit: loading is fine");
 	set(7, 0, 0xfffff, 0x99, 0xc);
 	/* conforming code at the same level, and data checks through CS */
 	set(1, 0, 0xfffff, 0x9f, 0xc);
 	p.off = (ulong)far_fn;
 	TRY("lcall *%1", : "=a"(a) : "m"(p) : "memory");
-	check(!trap.hit && (a & 0xffff) == S(1), "conforming code from CPL 0", "vector %u", trap.vector);
+	check(!trap.hit && (a & 0xffff) == S(1), "conforming code from CPL 0", "vector %u",
+	      trap.vector);
 	set(1, 0, 0xfffff, 0xff, 0xc);
 	TRY("lcall *%0", ::"m"(p) : "eax", "memory");
 	expect("conforming code of DPL 3 from CPL 0 is #GP", V_GP, S(1), AT_INSN);
@@ -185,24 +215,33 @@ static void ldt(void)
 
 /* ---- privilege: gates with parameters ---- */
 u32 g_args[4], g_cs, g_ss, g_sp, g_ret;
-__asm__(".text\ngate_fn: movl 8(%esp), %eax; movl %eax, g_args; movl 12(%esp), %eax; movl %eax, g_args+4; mov %cs, %eax; movl %eax, g_cs; mov %ss, %eax; movl %eax, g_ss;"
+__asm__(".text\ngate_fn: movl 8(%esp), %eax; movl %eax, g_args; movl 12(%esp), %eax; movl %eax, "
+	"g_args+4; mov %cs, %eax; movl %eax, g_cs; mov %ss, %eax; movl %eax, g_ss;"
 	"movl %esp, g_sp; movl 16(%esp), %eax; movl %eax, g_args+8; lret $8\n"
-	"gate_fn16: movzwl 4(%esp), %eax; movl %eax, g_args; movzwl 6(%esp), %eax; movl %eax, g_args+4; movl %esp, g_sp; lretw $4\n"
-	"gate_fn0: mov %cs, %eax; movl %eax, g_cs; mov %ds, %eax; movl %eax, g_ss; movl %esp, g_sp; lret\n"
+	"gate_fn16: movzwl 4(%esp), %eax; movl %eax, g_args; movzwl 6(%esp), %eax; movl %eax, "
+	"g_args+4; movl %esp, g_sp; lretw $4\n"
+	"gate_fn0: mov %cs, %eax; movl %eax, g_cs; mov %ds, %eax; movl %eax, g_ss; movl %esp, "
+	"g_sp; lret\n"
 	"ring1: mov %cs, %eax; movl %esp, %edx; mov %ss, %ecx; int $0x40\n");
 extern u8 gate_fn[], gate_fn16[], gate_fn0[], ring1[];
 __asm__(".section .user.text,\"ax\"\n"
-	"u_gate: movl %esp, %ebx; pushl $0x2222; pushl $0x1111; lcall $0x73, $0; subl %esp, %ebx; mov %cs, %eax; mov %es, %ecx; int $0x40\n"
-	"u_gate16: movl %esp, %ebx; pushw $0x4444; pushw $0x3333; lcallw $0x73, $0; subl %esp, %ebx; int $0x40\n"
+	"u_gate: movl %esp, %ebx; pushl $0x2222; pushl $0x1111; lcall $0x73, $0; subl %esp, %ebx; "
+	"mov %cs, %eax; mov %es, %ecx; int $0x40\n"
+	"u_gate16: movl %esp, %ebx; pushw $0x4444; pushw $0x3333; lcallw $0x73, $0; subl %esp, "
+	"%ebx; int $0x40\n"
 	"u_conf: lcall $0x7b, $far_fn; int $0x40\n"
-	"u_arpl: movl $0x10, %eax; movl $3, %ecx; arpl %cx, %ax; setz %bl; movl $0x13, %edx; arpl %cx, %dx; setz %bh; int $0x40\n"
-	"u_cli: cli\nu_lss0: movl $0x10, %eax; mov %eax, %ss\nu_lds0: movl $0x10, %eax; mov %eax, %ds\nu_jmp0: ljmp $8, $far_fn\nu_int41: int $0x41\n"
+	"u_arpl: movl $0x10, %eax; movl $3, %ecx; arpl %cx, %ax; setz %bl; movl $0x13, %edx; arpl "
+	"%cx, %dx; setz %bh; int $0x40\n"
+	"u_cli: cli\nu_lss0: movl $0x10, %eax; mov %eax, %ss\nu_lds0: movl $0x10, %eax; mov %eax, "
+	"%ds\nu_jmp0: ljmp $8, $far_fn\nu_int41: int $0x41\n"
 	"u_intr: int $0x42; int $0x40\n.text\n");
-extern u8 u_gate[], u_gate16[], u_conf[], u_arpl[], u_cli[], u_lss0[], u_lds0[], u_jmp0[], u_int41[], u_intr[];
+extern u8 u_gate[], u_gate16[], u_conf[], u_arpl[], u_cli[], u_lss0[], u_lds0[], u_jmp0[],
+    u_int41[], u_intr[];
 
 static void set_gate(unsigned sel, void *fn, unsigned cs, u8 access, unsigned params)
 {
-	cpus[0].gdt[sel / 8] = ((ulong)fn & 0xffff) | (u64)cs << 16 | (u64)params << 32 | (u64)access << 40 | (u64)((ulong)fn >> 16) << 48;
+	cpus[0].gdt[sel / 8] = ((ulong)fn & 0xffff) | (u64)cs << 16 | (u64)params << 32 |
+			       (u64)access << 40 | (u64)((ulong)fn >> 16) << 48;
 }
 
 static void privilege(void)
@@ -211,17 +250,22 @@ static void privilege(void)
 
 	set_gate(0x70, gate_fn, KCS, 0xec, 2);
 	user_run(u_gate, 0, 0);
-	check(trap.vector == V_USER_RET && g_args[0] == 0x1111 && g_args[1] == 0x2222, "call gate: two parameters copied", "vector %u error %#lx %#x %#x", trap.vector,
+	check(trap.vector == V_USER_RET && g_args[0] == 0x1111 && g_args[1] == 0x2222,
+	      "call gate: two parameters copied", "vector %u error %#lx %#x %#x", trap.vector,
 	      trap.error, g_args[0], g_args[1]);
-	check(g_cs == KCS && g_ss == KDS && g_sp == top - 24, "call gate: new CS, SS, ESP", "%#x %#x %#x", g_cs, g_ss, g_sp);
-	check_eq("call gate: old ESP saved as it was", g_args[2], (ulong)user_stack + USTACK_SIZE - 64 - 8);
+	check(g_cs == KCS && g_ss == KDS && g_sp == top - 24, "call gate: new CS, SS, ESP",
+	      "%#x %#x %#x", g_cs, g_ss, g_sp);
+	check_eq("call gate: old ESP saved as it was", g_args[2],
+		 (ulong)user_stack + USTACK_SIZE - 64 - 8);
 	check_eq("call gate: return pops the parameters of both stacks", trap.regs.bx, 0);
 	set_gate(0x70, gate_fn0, KCS, 0x8c, 0);
 	user_run(u_gate, 0, 0);
-	check(trap.vector == V_GP && trap.error == 0x70, "call gate: DPL", "vector %u error %#lx", trap.vector, trap.error);
+	check(trap.vector == V_GP && trap.error == 0x70, "call gate: DPL", "vector %u error %#lx",
+	      trap.vector, trap.error);
 	set_gate(0x70, gate_fn0, KCS, 0x6c, 0);
 	user_run(u_gate, 0, 0);
-	check(trap.vector == V_NP && trap.error == 0x70, "call gate: not present", "vector %u error %#lx", trap.vector, trap.error);
+	check(trap.vector == V_NP && trap.error == 0x70, "call gate: not present",
+	      "vector %u error %#lx", trap.vector, trap.error);
 	/* to ring 1 */
 	gdt_set(0, S(4), 0, 0xfffff, 0xbb, 0xc);
 	gdt_set(0, S(5), 0, 0xfffff, 0xb3, 0xc);
@@ -229,22 +273,27 @@ static void privilege(void)
 	cpus[0].tss.sp1 = (ulong)area + PAGE;
 	set_gate(0x70, ring1, S(4), 0xec, 0);
 	user_run(u_gate, 0, 0);
-	check(trap.vector == V_USER_RET && (trap.regs.ax & 0xffff) == (S(4) | 1) && trap.regs.dx == (ulong)area + PAGE - 16 && (trap.regs.cx & 0xffff) == (S(5) | 1),
-	      "call gate: to CPL 1", "vector %u error %#lx cs %#lx esp %#lx ss %#lx", trap.vector, trap.error, trap.regs.ax,
-	      trap.regs.dx, trap.regs.cx);
+	check(trap.vector == V_USER_RET && (trap.regs.ax & 0xffff) == (S(4) | 1) &&
+		  trap.regs.dx == (ulong)area + PAGE - 16 && (trap.regs.cx & 0xffff) == (S(5) | 1),
+	      "call gate: to CPL 1", "vector %u error %#lx cs %#lx esp %#lx ss %#lx", trap.vector,
+	      trap.error, trap.regs.ax, trap.regs.dx, trap.regs.cx);
 	cpus[0].tss.ss1 = KDS;
 	user_run(u_gate, 0, 0);
-	check(trap.vector == V_TS && trap.error == KDS, "call gate: #TS for a wrong SS1", "vector %u error %#lx", trap.vector, trap.error);
+	check(trap.vector == V_TS && trap.error == KDS, "call gate: #TS for a wrong SS1",
+	      "vector %u error %#lx", trap.vector, trap.error);
 	/* conforming */
 	gdt_set(0, 0x78, 0, 0xfffff, 0x9f, 0xc);
 	user_run(u_conf, 0, 0);
-	check(trap.vector == V_USER_RET && (trap.regs.ax & 0xffff) == 0x7b, "conforming code keeps CPL 3", "vector %u error %#lx %#lx", trap.vector, trap.error, trap.regs.ax);
+	check(trap.vector == V_USER_RET && (trap.regs.ax & 0xffff) == 0x7b,
+	      "conforming code keeps CPL 3", "vector %u error %#lx %#lx", trap.vector, trap.error,
+	      trap.regs.ax);
 	/* return to an outer level drops data segments of the inner */
 	__asm__ volatile("mov %0, %%es" ::"r"(KDS));
 	set_gate(0x70, gate_fn0, KCS, 0xec, 0);
 	user_run(u_arpl, 0, 0);
-	check((trap.regs.ax & 0xffff) == 0x13 && (trap.regs.bx & 0xff) == 1 && (trap.regs.dx & 0xffff) == 0x13 && (trap.regs.bx >> 8 & 0xff) == 0, "ARPL", "%#lx %#lx",
-	      trap.regs.ax, trap.regs.bx);
+	check((trap.regs.ax & 0xffff) == 0x13 && (trap.regs.bx & 0xff) == 1 &&
+		  (trap.regs.dx & 0xffff) == 0x13 && (trap.regs.bx >> 8 & 0xff) == 0,
+	      "ARPL", "%#lx %#lx", trap.regs.ax, trap.regs.bx);
 	user_run(u_cli, 0, 0);
 	expect("CPL 3: cli is #GP", V_GP, 0, AT_INSN);
 	user_run(u_lss0, 0, 0);
@@ -263,7 +312,8 @@ static void privilege(void)
 }
 
 u32 fl_seen;
-__asm__(".text\nflags_entry: pushfl; popl fl_seen; iretl\nflags_entry16: pushfl; popl fl_seen; iretw\n");
+__asm__(".text\nflags_entry: pushfl; popl fl_seen; iretl\nflags_entry16: pushfl; popl fl_seen; "
+	"iretw\n");
 extern u8 flags_entry[], flags_entry16[];
 static void idt_gates(void)
 {
@@ -279,12 +329,14 @@ static void idt_gates(void)
 	idt_set(0x43, (void *)((ulong)flags_entry16 & 0xfff), 0, 0);
 	idt[0x43].sel = S(1);
 	idt[0x43].type = 0x86;
-	static const u8 low[] = { 0xcd, 0x43, 0x66, 0xcb }; /* int 0x43; retl in a 16-bit segment at area */
+	static const u8 low[] = { 0xcd, 0x43, 0x66,
+				  0xcb }; /* int 0x43; retl in a 16-bit segment at area */
 	memcpy(area, low, sizeof(low));
 	static struct far p = { 0, S(2) };
 	fl_seen = 0;
 	TRY("lcall *%0", ::"m"(p) : "memory");
-	check((fl_seen & 2) && !trap.hit, "16-bit interrupt gate and iretw", "flags %#x: vector %u error %#lx", fl_seen, trap.vector, trap.error);
+	check((fl_seen & 2) && !trap.hit, "16-bit interrupt gate and iretw",
+	      "flags %#x: vector %u error %#lx", fl_seen, trap.vector, trap.error);
 	idt_default(0x43);
 	idt[0x41].sel = KDS;
 	TRY("int $0x41", ::: "memory");
@@ -308,7 +360,8 @@ static void idt_gates(void)
 static struct tss task __attribute__((aligned(128)));
 static u8 task_stack[4096] __attribute__((aligned(16)));
 volatile u32 t_ran, t_flags, t_ax, t_tr, t_cr0;
-__asm__(".text\ntask_entry: movl %eax, t_ax; pushfl; popl t_flags; str t_tr; movl %cr0, %eax; movl %eax, t_cr0; clts; incl t_ran; iretl; incl t_ran; iretl\n"
+__asm__(".text\ntask_entry: movl %eax, t_ax; pushfl; popl t_flags; str t_tr; movl %cr0, %eax; movl "
+	"%eax, t_cr0; clts; incl t_ran; iretl; incl t_ran; iretl\n"
 	"task_jmp: movl %eax, t_ax; incl t_ran; clts; ljmp $0x28, $0\n"
 	"");
 extern u8 task_entry[], task_jmp[];
@@ -334,7 +387,8 @@ static void tasks(void)
 	task_set(&task, task_entry);
 	gdt_set(0, S(6), (ulong)&task, 103, 0x89, 0);
 	TRY("lcall *%0", ::"m"(p) : "eax", "ebx", "ecx", "edx", "esi", "edi", "memory", "cc");
-	check(!trap.hit && t_ran == 1 && t_ax == 0x7a5c, "task: call and return by iret", "vector %u error %#lx ran %u", trap.vector, trap.error, t_ran);
+	check(!trap.hit && t_ran == 1 && t_ax == 0x7a5c, "task: call and return by iret",
+	      "vector %u error %#lx ran %u", trap.vector, trap.error, t_ran);
 	check(t_flags & FL_NT, "task: NT set in the called task", "%#x", t_flags);
 	check(t_cr0 & CR0_TS, "task: TS set by the switch", "%#x", t_cr0);
 	check((t_tr & 0xffff) == S(6), "task: TR", "%#x", t_tr);
@@ -345,13 +399,19 @@ static void tasks(void)
 	__asm__ volatile("clts");
 	/* again: it goes on after its iret */
 	TRY("lcall *%0", ::"m"(p) : "eax", "ebx", "ecx", "edx", "esi", "edi", "memory", "cc");
-	check(!trap.hit && t_ran == 2, "task: goes on where it left", "vector %u ran %u", trap.vector, t_ran);
+	check(!trap.hit && t_ran == 2, "task: goes on where it left", "vector %u ran %u",
+	      trap.vector, t_ran);
 	__asm__ volatile("clts");
 	/* jmp there and back */
 	task_set(&task, task_jmp);
 	ulong bx = 0x1357, after = 0;
-	TRY("ljmp *%2", : "+b"(bx), "+D"(after) : "m"(p) : "eax", "ecx", "edx", "esi", "memory", "cc");
-	check(!trap.hit && t_ran == 3 && bx == 0x1357, "task: jmp there and back keeps the registers", "vector %u error %#lx ran %u ebx %#lx", trap.vector, trap.error, t_ran, bx);
+	TRY("ljmp *%2",
+	    : "+b"(bx), "+D"(after)
+	    : "m"(p)
+	    : "eax", "ecx", "edx", "esi", "memory", "cc");
+	check(!trap.hit && t_ran == 3 && bx == 0x1357,
+	      "task: jmp there and back keeps the registers",
+	      "vector %u error %#lx ran %u ebx %#lx", trap.vector, trap.error, t_ran, bx);
 	check_eq("task: jmp clears the busy bit of the old task", gdt[S(6) / 8] >> 41 & 1, 0);
 	__asm__ volatile("clts; pushfl; andl $~0x4000, (%%esp); popfl" ::: "memory", "cc");
 	/* faults */
@@ -367,17 +427,19 @@ static void tasks(void)
 	/* software interrupt through a task gate */
 	task_set(&task, task_entry);
 	gdt_set(0, S(6), (ulong)&task, 103, 0x89, 0);
-	idt[0x45] = (struct gate){ .sel = S(6), .type = 0x85 };
+	idt[0x45] = (struct gate) { .sel = S(6), .type = 0x85 };
 	t_ran = 0;
 	TRY("int $0x45", ::: "eax", "ebx", "ecx", "edx", "esi", "edi", "memory", "cc");
-	check(!trap.hit && t_ran == 1, "task gate: int and iret", "vector %u error %#lx ran %u", trap.vector, trap.error, t_ran);
+	check(!trap.hit && t_ran == 1, "task gate: int and iret", "vector %u error %#lx ran %u",
+	      trap.vector, trap.error, t_ran);
 	__asm__ volatile("clts");
 	idt_default(0x45);
 }
 
 /* ---- SYSENTER outside long mode ---- */
 u32 se_cs, se_sp;
-__asm__(".text\nse_entry: mov %cs, %eax; movl %eax, se_cs; movl %esp, se_sp; int $0x46\n.section .user.text,\"ax\"\nu_sysenter: sysenter\n"
+__asm__(".text\nse_entry: mov %cs, %eax; movl %eax, se_cs; movl %esp, se_sp; int $0x46\n.section "
+	".user.text,\"ax\"\nu_sysenter: sysenter\n"
 	"u_after: mov %cs, %eax; mov %ss, %ebx; int $0x40\n.text\n");
 extern u8 se_entry[], u_sysenter[], u_after[];
 static void sysenter(void)
@@ -393,9 +455,12 @@ static void sysenter(void)
 	wrmsr(MSR_SYSENTER_ESP, (ulong)area + PAGE);
 	wrmsr(MSR_SYSENTER_EIP, (ulong)se_entry);
 	user_run(u_sysenter, 0, 0);
-	check(trap.vector == 0x46 && (se_cs & 0xffff) == KCS && se_sp == (ulong)area + PAGE, "sysenter", "vector %u cs %#x esp %#x", trap.vector, se_cs, se_sp);
-	TRY("movl %0, %%edx; movl %1, %%ecx; sysexit", ::"r"(u_after), "r"((ulong)user_stack + 4096) : "eax", "ebx", "ecx", "edx", "memory");
-	check(trap.vector == V_USER_RET && trap.cs == UCS && (trap.regs.bx & 0xffff) == UDS, "sysexit", "vector %u cs %#lx", trap.vector, trap.cs);
+	check(trap.vector == 0x46 && (se_cs & 0xffff) == KCS && se_sp == (ulong)area + PAGE,
+	      "sysenter", "vector %u cs %#x esp %#x", trap.vector, se_cs, se_sp);
+	TRY("movl %0, %%edx; movl %1, %%ecx; sysexit", ::"r"(u_after), "r"((ulong)user_stack + 4096)
+	    : "eax", "ebx", "ecx", "edx", "memory");
+	check(trap.vector == V_USER_RET && trap.cs == UCS && (trap.regs.bx & 0xffff) == UDS,
+	      "sysexit", "vector %u cs %#lx", trap.vector, trap.cs);
 	wrmsr(MSR_SYSENTER_CS, 0);
 }
 

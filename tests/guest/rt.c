@@ -78,7 +78,8 @@ static void vprint(const char *fmt, va_list ap)
 			put_number(v < 0 ? -v : v, 10, width, pad);
 		} else if (*fmt == 'x' || *fmt == 'u') {
 			u64 v = longs > 1 ? va_arg(ap, unsigned long long)
-				: longs ? va_arg(ap, ulong) : va_arg(ap, unsigned);
+				: longs	  ? va_arg(ap, ulong)
+					  : va_arg(ap, unsigned);
 			put_number(v, *fmt == 'x' ? 16 : 10, width, pad);
 		} else {
 			put(*fmt);
@@ -235,8 +236,10 @@ void trap_dispatch(struct frame *f)
 		return;
 	}
 	if (!trap_recover) {
-		print("FAIL unexpected exception: vector %lu error %#lx ip %#lx cs %#lx flags %#lx sp %#lx "
-		      "cr2 %#lx cpu %u\n", f->vector, f->error, f->ip, f->cs, f->flags,
+		print("FAIL unexpected exception: vector %lu error %#lx ip %#lx cs %#lx flags %#lx "
+		      "sp %#lx "
+		      "cr2 %#lx cpu %u\n",
+		      f->vector, f->error, f->ip, f->cs, f->flags,
 		      (f->cs & 3) ? f->sp : (ulong)(f + 1), cr2, cpu_id());
 		guest_exit(3);
 	}
@@ -262,7 +265,7 @@ void trap_dispatch(struct frame *f)
 	f->cs = KCS;
 	f->flags &= ~(FL_TF | FL_DF | FL_NT | FL_RF | FL_AC | (f->cs & 3 ? FL_IF : 0) | 0x3000);
 #ifndef __x86_64__
-	extern void trap_resume(struct frame *f, ulong sp) __attribute__((noreturn));
+	extern void trap_resume(struct frame * f, ulong sp) __attribute__((noreturn));
 	f->ds = f->es = KDS;
 	f->fs = f->gs = 0;
 	trap_resume(f, trap_recover_sp);
@@ -279,27 +282,30 @@ bool expect(const char *name, unsigned vector, ulong error, enum where where)
 	if (!trap.hit)
 		return check(false, name, "no exception, want vector %u", vector);
 	return check(trap.vector == vector && trap.error == error && where_ok(where), name,
-		     "vector %u error %#lx at insn%s%#lx, want %u, %#lx %s", trap.vector, trap.error,
-		     trap.ip < trap_insn ? "-" : "+",
+		     "vector %u error %#lx at insn%s%#lx, want %u, %#lx %s", trap.vector,
+		     trap.error, trap.ip < trap_insn ? "-" : "+",
 		     trap.ip < trap_insn ? trap_insn - trap.ip : trap.ip - trap_insn, vector, error,
-		     where == AT_INSN ? "at it" : where == AFTER_INSN ? "after it" : "");
+		     where == AT_INSN	   ? "at it"
+		     : where == AFTER_INSN ? "after it"
+					   : "");
 }
 
 bool expect_pf(const char *name, ulong error, ulong cr2, enum where where)
 {
 	if (!trap.hit)
 		return check(false, name, "no exception, want #PF");
-	return check(trap.vector == V_PF && trap.error == error && trap.cr2 == cr2 && where_ok(where), name,
-		     "vector %u error %#lx cr2 %#lx at insn%s%#lx, want #PF %#lx cr2 %#lx%s", trap.vector,
-		     trap.error, trap.cr2, trap.ip < trap_insn ? "-" : "+",
+	return check(trap.vector == V_PF && trap.error == error && trap.cr2 == cr2 &&
+			 where_ok(where),
+		     name, "vector %u error %#lx cr2 %#lx at insn%s%#lx, want #PF %#lx cr2 %#lx%s",
+		     trap.vector, trap.error, trap.cr2, trap.ip < trap_insn ? "-" : "+",
 		     trap.ip < trap_insn ? trap_insn - trap.ip : trap.ip - trap_insn, error, cr2,
 		     where == AT_INSN ? " at it" : "");
 }
 
 bool expect_none(const char *name)
 {
-	return check(!trap.hit, name, "vector %u error %#lx at %#lx cr2 %#lx", trap.vector, trap.error,
-		     trap.ip, trap.cr2);
+	return check(!trap.hit, name, "vector %u error %#lx at %#lx cr2 %#lx", trap.vector,
+		     trap.error, trap.ip, trap.cr2);
 }
 
 /* ---- descriptors ---- */
@@ -311,7 +317,9 @@ unsigned cpu_id(void)
 void idt_set(unsigned vector, void *fn, unsigned dpl, unsigned ist)
 {
 	ulong p = (ulong)fn;
-	struct gate g = { .off0 = p, .sel = KCS, .ist = ist, .type = 0x8e | dpl << 5, .off1 = p >> 16 };
+	struct gate g = {
+		.off0 = p, .sel = KCS, .ist = ist, .type = 0x8e | dpl << 5, .off1 = p >> 16
+	};
 
 #ifdef __x86_64__
 	g.off2 = p >> 32;
@@ -335,15 +343,16 @@ void trap_ist(bool on)
 
 void gdt_set(unsigned cpu, unsigned sel, u32 base, u32 limit, u8 access, u8 flags)
 {
-	cpus[cpu].gdt[sel / 8] = (u64)(limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 |
-				 (u64)(limit >> 16 & 15) << 48 | (u64)(flags & 15) << 52 |
-				 (u64)(base >> 24) << 56;
+	cpus[cpu].gdt[sel / 8] = (u64)(limit & 0xffff) | (u64)(base & 0xffffff) << 16 |
+				 (u64)access << 40 | (u64)(limit >> 16 & 15) << 48 |
+				 (u64)(flags & 15) << 52 | (u64)(base >> 24) << 56;
 }
 
 void cpu_tables_load(unsigned cpu)
 {
 	struct percpu *c = &cpus[cpu];
-	struct dtable g = { sizeof(c->gdt) - 1, (ulong)c->gdt }, i = { sizeof(idt) - 1, (ulong)idt };
+	struct dtable g = { sizeof(c->gdt) - 1, (ulong)c->gdt },
+		      i = { sizeof(idt) - 1, (ulong)idt };
 	extern const u64 boot_gdt[];
 
 	for (unsigned n = 0; n < TSS_SEL / 8; n++)
@@ -424,7 +433,8 @@ u64 *pml4_clone(void)
 
 static ulong user_run_cs(const void *fn, ulong a, ulong b, ulong flags, ulong cs)
 {
-	extern ulong user_enter(const void *fn, ulong a, ulong b, ulong flags, ulong stack, ulong cs);
+	extern ulong user_enter(const void *fn, ulong a, ulong b, ulong flags, ulong stack,
+				ulong cs);
 
 	trap_begin();
 	user_enter(fn, a, b, flags | 2, (ulong)user_stack + USTACK_SIZE - 64, cs);

@@ -57,8 +57,27 @@ void guest_exit(u32 status) __attribute__((noreturn));
 int main(void);
 
 /* ---- caught exceptions ---- */
-enum { V_DE, V_DB, V_NMI, V_BP, V_OF, V_BR, V_UD, V_NM, V_DF, V_CSO, V_TS, V_NP, V_SS, V_GP, V_PF,
-       V_MF = 16, V_AC, V_MC, V_XM };
+enum {
+	V_DE,
+	V_DB,
+	V_NMI,
+	V_BP,
+	V_OF,
+	V_BR,
+	V_UD,
+	V_NM,
+	V_DF,
+	V_CSO,
+	V_TS,
+	V_NP,
+	V_SS,
+	V_GP,
+	V_PF,
+	V_MF = 16,
+	V_AC,
+	V_MC,
+	V_XM
+};
 
 #define PF_P 1u
 #define PF_W 2u
@@ -85,7 +104,7 @@ struct trap {
 	bool hit;
 	unsigned vector;
 	ulong error, ip, cs, flags, sp, ss, cr2;
-	ulong next; /* the place after the TRY */
+	ulong next;	   /* the place after the TRY */
 	struct frame regs; /* everything else at the moment of the exception */
 };
 
@@ -112,7 +131,7 @@ void trap_begin(void);
 		__asm__ volatile(TRY_MOV "$777f, trap_recover\n\t" TRY_MOV TRY_SP                  \
 					 ", trap_recover_sp\n\t" TRY_MOV "$776f, trap_insn\n\t"    \
 					 "776: " insn "\n"                                         \
-					 "777: " TRY_MOV "$0, trap_recover\n\t" __VA_ARGS__);       \
+					 "777: " TRY_MOV "$0, trap_recover\n\t" __VA_ARGS__);      \
 	} while (0)
 
 enum where { AT_INSN, AFTER_INSN, ANYWHERE };
@@ -136,10 +155,10 @@ bool expect_none(const char *name);
 #define PTE_NX (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-void *page_alloc(void);                    /* zeroed */
+void *page_alloc(void);				/* zeroed */
 void *pages_alloc(unsigned count, ulong align); /* zeroed, physically contiguous */
-extern u64 mem_top;                        /* end of RAM, from the boot information */
-extern unsigned cpu_count;                 /* from `cpus=N` in the command line, else 1 */
+extern u64 mem_top;				/* end of RAM, from the boot information */
+extern unsigned cpu_count;			/* from `cpus=N` in the command line, else 1 */
 
 void *memset(void *p, int c, size_t n);
 void *memcpy(void *d, const void *s, size_t n);
@@ -158,9 +177,18 @@ u64 *pml4_clone(void); /* a new root with the mappings of boot_pml4 */
 #endif
 
 /* ---- CPU ---- */
-static inline void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outw(u16 port, u16 v) { __asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outl(u16 port, u32 v) { __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
+static inline void outb(u16 port, u8 v)
+{
+	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outw(u16 port, u16 v)
+{
+	__asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void outl(u16 port, u32 v)
+{
+	__asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port));
+}
 static inline u8 inb(u16 port)
 {
 	u8 v;
@@ -298,7 +326,9 @@ struct cpuid {
 static inline struct cpuid cpuid(u32 leaf, u32 sub)
 {
 	struct cpuid r;
-	__asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(sub));
+	__asm__ volatile("cpuid"
+			 : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d)
+			 : "a"(leaf), "c"(sub));
 	return r;
 }
 /* False for leaves beyond the maximum, too. */
@@ -316,17 +346,32 @@ static inline u64 rdtsc(void)
 	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi)::"memory");
 	return (u64)hi << 32 | lo;
 }
-static inline void pause(void) { __asm__ volatile("pause" ::: "memory"); }
-static inline void cli(void) { __asm__ volatile("cli" ::: "memory"); }
-static inline void sti(void) { __asm__ volatile("sti" ::: "memory"); }
+static inline void pause(void)
+{
+	__asm__ volatile("pause" ::: "memory");
+}
+static inline void cli(void)
+{
+	__asm__ volatile("cli" ::: "memory");
+}
+static inline void sti(void)
+{
+	__asm__ volatile("sti" ::: "memory");
+}
 static inline ulong read_flags(void)
 {
 	ulong f;
 	__asm__ volatile("pushf; pop %0" : "=r"(f)::"memory");
 	return f;
 }
-static inline void write_flags(ulong f) { __asm__ volatile("push %0; popf" ::"r"(f) : "memory", "cc"); }
-static inline void invlpg(ulong va) { __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory"); }
+static inline void write_flags(ulong f)
+{
+	__asm__ volatile("push %0; popf" ::"r"(f) : "memory", "cc");
+}
+static inline void invlpg(ulong va)
+{
+	__asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
+}
 
 /* Wait for @cond, about a second or two on any CPU; its last value. */
 #define WAIT_CYCLES 4000000000ull
@@ -365,6 +410,12 @@ struct dtable {
 	ulong base;
 } __attribute__((packed));
 
+/* operand of a far jump or call with a 32-bit offset */
+struct far {
+	u32 off;
+	u16 sel;
+} __attribute__((packed));
+
 struct gate {
 	u16 off0, sel;
 	u8 ist, type;
@@ -392,7 +443,7 @@ struct percpu {
 extern struct percpu cpus[CPU_MAX];
 extern struct gate idt[256];
 
-unsigned cpu_id(void);      /* APIC ID, which is the index in cpus[] */
+unsigned cpu_id(void);		    /* APIC ID, which is the index in cpus[] */
 void cpu_tables_load(unsigned cpu); /* GDT, IDT, TSS */
 /** gdt_set() - descriptor for selector @sel; @access: P..type byte, @flags: G D/B L AVL nibble */
 void gdt_set(unsigned cpu, unsigned sel, u32 base, u32 limit, u8 access, u8 flags);
@@ -416,7 +467,8 @@ extern u8 user_stack[USTACK_SIZE];
 #ifdef __x86_64__
 /** user32_run() - the same with 32-bit code in a 64-bit program */
 ulong user32_run(const void *fn, ulong a, ulong b, ulong flags);
-/** real_call() - run the 16-bit code at @fn (in .low, CS = DS = ES = SS = 0) in real mode; it ends with retl */
+/** real_call() - run the 16-bit code at @fn (in .low, CS = DS = ES = SS = 0) in real mode; it ends
+ * with retl */
 void real_call(const void *fn);
 #endif
 
@@ -446,9 +498,12 @@ void real_call(const void *fn);
 u32 apic_read(u32 reg);
 void apic_write(u32 reg, u32 v);
 void apic_icr(u32 dest, u32 low); /* waits for delivery in xAPIC mode */
-void apic_on(void);               /* software enable, spurious vector 0xff, all LVT masked */
-void apic_x2(void);               /* to x2APIC mode (no way back without a reset) */
-static inline void apic_eoi(void) { apic_write(APIC_EOI, 0); }
+void apic_on(void);		  /* software enable, spurious vector 0xff, all LVT masked */
+void apic_x2(void);		  /* to x2APIC mode (no way back without a reset) */
+static inline void apic_eoi(void)
+{
+	apic_write(APIC_EOI, 0);
+}
 /** apic_bit() - bit of @vector in the 256-bit register at @reg */
 static inline bool apic_bit(u32 reg, unsigned vector)
 {

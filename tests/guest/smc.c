@@ -52,8 +52,10 @@ static void rewrite(void)
 				*(volatile u64 *)page = 0x9090c300000000b8 | (u64)i << 8;
 			good &= ((fn0 *)page)() == i;
 		}
-		static const char *const name[] = { "immediate rewritten by a byte", "immediate rewritten by 2 bytes",
-						    "immediate rewritten by 4 bytes", "function rewritten by 8 bytes" };
+		static const char *const name[] = { "immediate rewritten by a byte",
+						    "immediate rewritten by 2 bytes",
+						    "immediate rewritten by 4 bytes",
+						    "function rewritten by 8 bytes" };
 		check(good, name[k], "stale code ran");
 	}
 	/* at the end of the page and across it */
@@ -89,7 +91,7 @@ static void same_block(void)
 	/* movb %dil, 5(next); ...; code:  c6 05 rel32 imm8 = movb $imm, rel(%rip) */
 	static const u8 code[] = {
 		0x40, 0x88, 0x3d, 0x01, 0, 0, 0, /* mov %dil, 1(%rip): the immediate below */
-		0xb8, 0, 0, 0, 0,                /* mov $0, %eax */
+		0xb8, 0,    0,	  0,	0,	 /* mov $0, %eax */
 		0xc3,
 	};
 	bool good = true;
@@ -100,10 +102,10 @@ static void same_block(void)
 	check(good, "next instruction of the same block", "stale instruction ran");
 	/* the store makes the next instruction another: nop into ret */
 	static const u8 code2[] = {
-		0x31, 0xc0,                         /* xor %eax, %eax */
-		0xc6, 0x05, 0x02, 0, 0, 0, 0xc3,    /* movb $0xc3, 2(%rip) */
-		0x90, 0x90, 0x90,                   /* the third becomes ret */
-		0xff, 0xc0, 0xc3,                   /* inc %eax; ret */
+		0x31, 0xc0,			 /* xor %eax, %eax */
+		0xc6, 0x05, 0x02, 0, 0, 0, 0xc3, /* movb $0xc3, 2(%rip) */
+		0x90, 0x90, 0x90,		 /* the third becomes ret */
+		0xff, 0xc0, 0xc3,		 /* inc %eax; ret */
 	};
 	memcpy(page, code2, sizeof(code2));
 	check_eq("nop becomes ret, two instructions ahead", ((fn0 *)page)(), 0);
@@ -111,12 +113,12 @@ static void same_block(void)
 	check_eq("and again", ((fn0 *)page)(), 0);
 	/* a loop that rewrites its own body each round: eax += imm; imm++ */
 	static const u8 code3[] = {
-		0x31, 0xc0,                        /* xor %eax, %eax */
-		0xb9, 10, 0, 0, 0,                 /* mov $10, %ecx */
-		0x83, 0xc0, 0x01,                  /* add $1, %eax    <- imm at 9 */
+		0x31, 0xc0,			    /* xor %eax, %eax */
+		0xb9, 10,   0,	  0,	0,	    /* mov $10, %ecx */
+		0x83, 0xc0, 0x01,		    /* add $1, %eax    <- imm at 9 */
 		0xfe, 0x05, 0xf9, 0xff, 0xff, 0xff, /* incb -7(%rip) -> 16-7 = 9 */
-		0xff, 0xc9,                        /* dec %ecx */
-		0x75, 0xf3,                        /* jnz 7 */
+		0xff, 0xc9,			    /* dec %ecx */
+		0x75, 0xf3,			    /* jnz 7 */
 		0xc3,
 	};
 	memcpy(page, code3, sizeof(code3));
@@ -127,8 +129,10 @@ static void same_block(void)
 	good = true;
 	for (u32 i = 0; i < 50; i++) {
 		put_mov_ret(page, 0);
-		__asm__ volatile("movq %%rsp, %%rbx; leaq 9(%0), %%rsp; pushq %1; movq %%rbx, %%rsp" ::"r"(page),
-				 "r"(0x909090c300000000ul | i) : "rbx", "memory");
+		__asm__ volatile(
+		    "movq %%rsp, %%rbx; leaq 9(%0), %%rsp; pushq %1; movq %%rbx, %%rsp" ::"r"(page),
+		    "r"(0x909090c300000000ul | i)
+		    : "rbx", "memory");
 		good &= ((fn0 *)page)() == i;
 	}
 	check(good, "push into code", "stale code ran");
@@ -141,12 +145,13 @@ static void same_block(void)
 		good &= ((fn0 *)page)() == i;
 	}
 	check(good, "rep movsb into code", "stale code ran");
-	/* rep movsb that overwrites itself is not tried: the result is not defined; stosb of the code behind is */
+	/* rep movsb that overwrites itself is not tried: the result is not defined; stosb of the
+	 * code behind is */
 	static const u8 code4[] = {
-		0x31, 0xc0, 0xb9, 4, 0, 0, 0,            /* xor %eax, %eax; mov $4, %ecx */
-		0x48, 0x8d, 0x3d, 0x05, 0, 0, 0,         /* lea 5(%rip), %rdi: the immediate */
-		0xb0, 0x07, 0xf3, 0xaa,                  /* mov $7, %al; rep stosb */
-		0xb8, 0, 0, 0, 0, 0xc3,                  /* mov $0, %eax; ret */
+		0x31, 0xc0, 0xb9, 4,	0, 0,	 0, /* xor %eax, %eax; mov $4, %ecx */
+		0x48, 0x8d, 0x3d, 0x05, 0, 0,	 0, /* lea 5(%rip), %rdi: the immediate */
+		0xb0, 0x07, 0xf3, 0xaa,		    /* mov $7, %al; rep stosb */
+		0xb8, 0,    0,	  0,	0, 0xc3,    /* mov $0, %eax; ret */
 	};
 	memcpy(page, code4, sizeof(code4));
 	check_eq("rep stosb over the next instruction", ((fn0 *)page)(), 0x07070707);
@@ -154,7 +159,8 @@ static void same_block(void)
 	for (u32 i = 0; i < 50; i++) {
 		put_mov_ret(page, 0);
 		u32 v = i;
-		__asm__ volatile("movd %1, %%xmm0; movd %%xmm0, 1(%0)" ::"r"(page), "r"(v) : "memory");
+		__asm__ volatile("movd %1, %%xmm0; movd %%xmm0, 1(%0)" ::"r"(page), "r"(v)
+				 : "memory");
 		good &= ((fn0 *)page)() == i;
 		__asm__ volatile("lock incl 1(%0)" ::"r"(page) : "memory", "cc");
 		good &= ((fn0 *)page)() == i + 1;
@@ -162,10 +168,10 @@ static void same_block(void)
 	check(good, "SSE and locked stores into code", "stale code ran");
 	/* jump over the changed code: then back into it */
 	static const u8 code5[] = {
-		0xc6, 0x05, 0x04, 0, 0, 0, 0x2a,        /* movb $42, 4(%rip) -> 11 */
-		0xeb, 0x06,                             /* jmp +6 -> 15 */
-		0xb8, 0, 0, 0, 0, 0xc3,                 /* 9: mov; ret; */
-		0xeb, 0xf8,                             /* 15: jmp 9 */
+		0xc6, 0x05, 0x04, 0, 0, 0,    0x2a, /* movb $42, 4(%rip) -> 11 */
+		0xeb, 0x06,			    /* jmp +6 -> 15 */
+		0xb8, 0,    0,	  0, 0, 0xc3,	    /* 9: mov; ret; */
+		0xeb, 0xf8,			    /* 15: jmp 9 */
 	};
 	memcpy(page, code5, sizeof(code5));
 	page[10] = 0;
@@ -200,8 +206,10 @@ static void alias(void)
 	/* a relative jump runs to another target per address */
 	static const u8 jmp[] = { 0xe8, 0, 0, 0, 0, 0x58, 0xc3 }; /* call next; pop %rax; ret */
 	memcpy(page + 64, jmp, sizeof(jmp));
-	ulong a = ((ulong(*)(void))(page + 64))(), b = ((ulong(*)(void))(VA + 64))(), c = ((ulong(*)(void))(VA + PAGE + 64))();
-	check(a == (ulong)page + 69 && b == VA + 69 && c == VA + PAGE + 69, "one page at three addresses: RIP is each one's own", "%#lx %#lx %#lx", a, b, c);
+	ulong a = ((ulong(*)(void))(page + 64))(), b = ((ulong(*)(void))(VA + 64))(),
+	      c = ((ulong(*)(void))(VA + PAGE + 64))();
+	check(a == (ulong)page + 69 && b == VA + 69 && c == VA + PAGE + 69,
+	      "one page at three addresses: RIP is each one's own", "%#lx %#lx %#lx", a, b, c);
 	map(VA, 0, 0);
 	map(VA + PAGE, 0, 0);
 }
@@ -273,7 +281,9 @@ static void stack_code(void)
 	for (u32 i = 0; i < 500; i++) {
 		put_mov_ret(page + (i % 64) * 16, i + 1000);
 		for (unsigned k = 0; k < 64; k += 9) {
-			u32 want = k <= i % 64 ? i - i % 64 + k + 1000 : i < 64 ? k : i - i % 64 - 64 + k + 1000;
+			u32 want = k <= i % 64 ? i - i % 64 + k + 1000
+				   : i < 64    ? k
+					       : i - i % 64 - 64 + k + 1000;
 			good &= ((fn0 *)(page + k * 16))() == want;
 		}
 	}
@@ -326,7 +336,8 @@ static void other_cpu(void)
 	bool good = true;
 	for (u32 i = 1; i <= 200 && good; i++) {
 		u32 before = acked;
-		*(volatile u32 *)(cross + 1) = i * 4; /* aligned to 1: a single store within a cache line */
+		*(volatile u32 *)(cross + 1) =
+		    i * 4; /* aligned to 1: a single store within a cache line */
 		apic_icr(1, 0x4090);
 		good &= wait_for(acked != before);
 		/* after the acknowledged interrupt, only the new value may be returned: */
@@ -334,7 +345,8 @@ static void other_cpu(void)
 		(void)first;
 		good &= wait_for(seen == i * 4);
 	}
-	check(good, "immediate changed by another CPU, serialised by an IPI", "saw %u, acknowledged %u", seen, acked);
+	check(good, "immediate changed by another CPU, serialised by an IPI",
+	      "saw %u, acknowledged %u", seen, acked);
 	/* handshake through memory: the runner serialises itself */
 	stop = 1;
 	smp_wait(1);
@@ -368,7 +380,8 @@ static void handshake(void)
 		go = i;
 		good &= wait_for(acked == i);
 	}
-	check(good && smp_wait(1) && bad == 0, "code changed by another CPU, hand-shake through memory", "wrong %u times", bad);
+	check(good && smp_wait(1) && bad == 0,
+	      "code changed by another CPU, hand-shake through memory", "wrong %u times", bad);
 }
 
 int main(void)

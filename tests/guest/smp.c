@@ -45,12 +45,13 @@ static void start(void)
 	check(all(see), "all CPUs run a function", "one did not end");
 	bool same = true, ids = true, bsp = true;
 	for (unsigned i = 1; i < cpus_n; i++) {
-		same &= state[i].cr0 == state[0].cr0 && state[i].cr4 == state[0].cr4 && state[i].efer == state[0].efer;
+		same &= state[i].cr0 == state[0].cr0 && state[i].cr4 == state[0].cr4 &&
+			state[i].efer == state[0].efer;
 		ids &= state[i].apic == i;
 		bsp &= !(state[i].apic_base & 0x100);
 	}
-	check(same, "control registers of the others", "cr0 %#lx cr4 %#lx efer %#lx", state[cpus_n - 1].cr0, state[cpus_n - 1].cr4,
-	      state[cpus_n - 1].efer);
+	check(same, "control registers of the others", "cr0 %#lx cr4 %#lx efer %#lx",
+	      state[cpus_n - 1].cr0, state[cpus_n - 1].cr4, state[cpus_n - 1].efer);
 	check(ids, "APIC IDs are 0 .. n-1", "differ");
 	check(bsp, "BSP bit only on the first", "set");
 	/* a second INIT and start-up takes a running CPU back to its start */
@@ -63,7 +64,8 @@ static void start(void)
 			pause();
 		check(!cpus[cpus_n - 1].online, "INIT stops a CPU", "it ran");
 		apic_icr(cpus_n - 1, 0x4601);
-		check(wait_for(cpus[cpus_n - 1].online), "INIT and start-up again", "it did not start");
+		check(wait_for(cpus[cpus_n - 1].online), "INIT and start-up again",
+		      "it did not start");
 		apic_icr(cpus_n - 1, 0x4601); /* ignored: it does not wait for one */
 		check(all(see), "start-up IPI to a running CPU is ignored", "a CPU is gone");
 	}
@@ -91,7 +93,8 @@ static void atomics(void *arg)
 
 	for (u32 i = 0; i < ROUNDS; i++) {
 		__asm__ volatile("lock addq $3, %0" : "+m"(v_add)::"cc");
-		__asm__ volatile("lock incq %0; lock subq $2, %0; lock negq %1; lock notq %2; lock xorq $1, %3; lock decq %0"
+		__asm__ volatile("lock incq %0; lock subq $2, %0; lock negq %1; lock notq %2; lock "
+				 "xorq $1, %3; lock decq %0"
 				 : "+m"(v_inc), "+m"(v_neg), "+m"(v_not), "+m"(v_xor)::"cc");
 		u64 x = 1;
 		__asm__ volatile("lock xaddq %0, %1" : "+r"(x), "+m"(v_xadd_sum)::"cc");
@@ -99,7 +102,10 @@ static void atomics(void *arg)
 		u64 old = v_cas;
 		for (;;) {
 			u64 got = old;
-			__asm__ volatile("lock cmpxchgq %2, %1" : "+a"(got), "+m"(v_cas) : "r"(old + 5) : "cc");
+			__asm__ volatile("lock cmpxchgq %2, %1"
+					 : "+a"(got), "+m"(v_cas)
+					 : "r"(old + 5)
+					 : "cc");
 			if (got == old)
 				break;
 			old = got;
@@ -109,17 +115,23 @@ static void atomics(void *arg)
 			u64 a = v16[0], d = v16[1];
 			u8 z;
 			do {
-				__asm__ volatile("lock cmpxchg16b %1; setz %2" : "+a"(a), "+m"(v16), "=q"(z), "+d"(d)
-						 : "b"(a + 1), "c"(d + 2) : "cc");
+				__asm__ volatile("lock cmpxchg16b %1; setz %2"
+						 : "+a"(a), "+m"(v16), "=q"(z), "+d"(d)
+						 : "b"(a + 1), "c"(d + 2)
+						 : "cc");
 			} while (!z);
 		}
 		u32 a8 = v8, d8 = v8 >> 32;
 		u8 z;
 		do {
-			__asm__ volatile("lock cmpxchg8b %1; setz %2" : "+a"(a8), "+m"(v8), "=q"(z), "+d"(d8)
-					 : "b"(a8 + 1), "c"(d8 + 1) : "cc");
+			__asm__ volatile("lock cmpxchg8b %1; setz %2"
+					 : "+a"(a8), "+m"(v8), "=q"(z), "+d"(d8)
+					 : "b"(a8 + 1), "c"(d8 + 1)
+					 : "cc");
 		} while (!z);
-		__asm__ volatile("lock incq %0" : "+m"(*(volatile u64 *)(split_area + 60))::"cc"); /* across cache lines */
+		__asm__ volatile(
+		    "lock incq %0"
+		    : "+m"(*(volatile u64 *)(split_area + 60))::"cc"); /* across cache lines */
 	}
 	/* each CPU sets its own bits of shared words */
 	for (u32 i = me; i < 2048; i += cpus_n)
@@ -162,8 +174,8 @@ static void atomic_tests(void)
 	check_eq("lock add", v_add, 3 * n);
 	check_eq("lock inc, sub, dec", v_inc, -2 * n);
 	/* an even number of each */
-	check(v_neg == 7 && v_not == 7 && v_xor == 0, "lock neg, not, xor", "%#llx %#llx %#llx", (unsigned long long)v_neg,
-	      (unsigned long long)v_not, (unsigned long long)v_xor);
+	check(v_neg == 7 && v_not == 7 && v_xor == 0, "lock neg, not, xor", "%#llx %#llx %#llx",
+	      (unsigned long long)v_neg, (unsigned long long)v_not, (unsigned long long)v_xor);
 	check_eq("lock xadd: total", v_xadd_sum, n);
 	bool once = true;
 	for (u64 i = 0; i < n; i++)
@@ -172,7 +184,8 @@ static void atomic_tests(void)
 	check_eq("lock cmpxchg", v_cas, 5 * n);
 	check_eq("lock inc of a byte", v_byte, n & 0xff);
 	if (have16)
-		check(v16[0] == n && v16[1] == 2 * n, "lock cmpxchg16b", "%llu %llu", (unsigned long long)v16[0], (unsigned long long)v16[1]);
+		check(v16[0] == n && v16[1] == 2 * n, "lock cmpxchg16b", "%llu %llu",
+		      (unsigned long long)v16[0], (unsigned long long)v16[1]);
 	check_eq("lock cmpxchg8b", v8, n << 32 | n);
 	check_eq("lock inc across cache lines", *(volatile u64 *)(split_area + 60), n);
 	bool bits = true;
@@ -189,7 +202,8 @@ static void atomic_tests(void)
 static volatile struct {
 	volatile u64 v;
 	u64 pad[15];
-} x __attribute__((aligned(128))), y __attribute__((aligned(128))), sync_count __attribute__((aligned(128)));
+} x __attribute__((aligned(128))), y __attribute__((aligned(128))),
+    sync_count __attribute__((aligned(128)));
 static volatile u64 r[4][LITMUS];
 static unsigned which;
 static volatile u64 litmus_rounds;
@@ -227,7 +241,10 @@ static void litmus(void *arg)
 		case 5: /* the same with xchg */
 			if (which == 5) {
 				u64 one = 1;
-				__asm__ volatile("xchgq %0, (%1)" : "+r"(one) : "r"(me ? &y.v : &x.v) : "memory");
+				__asm__ volatile("xchgq %0, (%1)"
+						 : "+r"(one)
+						 : "r"(me ? &y.v : &x.v)
+						 : "memory");
 			} else if (me) {
 				y.v = 1;
 			} else {
@@ -287,7 +304,8 @@ static u64 run_litmus(unsigned w, u64 a, u64 b, int c, int d)
 	if (!all(litmus))
 		return ~0ull;
 	for (unsigned i = 0; i < litmus_rounds; i++)
-		hits += r[0][i] == a && r[1][i] == b && (c < 0 || (r[2][i] == (u64)c && r[3][i] == (u64)d));
+		hits += r[0][i] == a && r[1][i] == b &&
+			(c < 0 || (r[2][i] == (u64)c && r[3][i] == (u64)d));
 	return hits;
 }
 
@@ -387,14 +405,17 @@ static void ipi_tests(void)
 	check(good, "IPI: to each CPU, 50 times", "%u arrived", others());
 	u32 before = others();
 	apic_icr(0, 0xc4090); /* all but self */
-	check(wait_for(others() == before + cpus_n - 1) && ipis[0] == 0, "IPI: all but self", "%u", others() - before);
+	check(wait_for(others() == before + cpus_n - 1) && ipis[0] == 0, "IPI: all but self", "%u",
+	      others() - before);
 	before = others();
 	sti();
 	apic_icr(0, 0x84090); /* all */
-	check(wait_for(others() == before + cpus_n - 1 && ipis[0] == 1), "IPI: all", "%u %u", others() - before, ipis[0]);
+	check(wait_for(others() == before + cpus_n - 1 && ipis[0] == 1), "IPI: all", "%u %u",
+	      others() - before, ipis[0]);
 	/* logical flat destinations */
 	if (cpus_n > 1) {
-		/* each APIC's LDR is its own; set here only for this CPU's view: others were reset to 0 */
+		/* each APIC's LDR is its own; set here only for this CPU's view: others were reset
+		 * to 0 */
 		ping = 0;
 		good = true;
 		for (u32 i = 0; i < 200; i++) {
@@ -413,7 +434,8 @@ static void ipi_tests(void)
 		apic_icr(1, 0x4400);
 		check(wait_for(nmi_on[1] == 1), "NMI: to a CPU with IF clear", "%u", nmi_on[1]);
 		spin_go = false;
-		check(smp_wait(1) && wait_for(ipis[1] == now + 1), "IPI: arrives afterwards", "%u", ipis[1] - now);
+		check(smp_wait(1) && wait_for(ipis[1] == now + 1), "IPI: arrives afterwards", "%u",
+		      ipis[1] - now);
 		smp_run(1, halt_cli, NULL);
 		(void)wait_for(spin_go);
 		for (u64 t = rdtsc(); rdtsc() - t < 5000000;)
@@ -467,7 +489,8 @@ static void shoot_down(void)
 		good &= wait_for(shoot_ack == a + 1) && wait_for(shoot_seen == (i & 1));
 	}
 	shoot_stop = 1;
-	check(good && smp_wait(1), "TLB shoot-down: new page seen after the IPI", "page %llu", (unsigned long long)shoot_seen);
+	check(good && smp_wait(1), "TLB shoot-down: new page seen after the IPI", "page %llu",
+	      (unsigned long long)shoot_seen);
 	/* D and A bits set by another CPU */
 	*e = shoot_pages[0] | PTE_P | PTE_W;
 	invlpg(VA);
@@ -481,7 +504,8 @@ int main(void)
 	atomic_tests();
 	if (cpus_n > 1) {
 		litmus_tests();
-		check(all(tearing) && !torn_bad, "aligned 8 bytes are never torn", "%llu times", (unsigned long long)torn_bad);
+		check(all(tearing) && !torn_bad, "aligned 8 bytes are never torn", "%llu times",
+		      (unsigned long long)torn_bad);
 		shoot_down();
 	}
 	ipi_tests();

@@ -12,7 +12,8 @@
 u64 sc_rcx, sc_r11, sc_rsp, sc_rflags, sc_cs, sc_ss, sc_kstack;
 /* The kernel's end: notes what it sees and ends by the runtime's gate from CPL 0. */
 __asm__(".text\n"
-	"sc_entry: movq %rcx, sc_rcx; movq %r11, sc_r11; movq %rsp, sc_rsp; movq sc_kstack, %rsp; pushfq; popq sc_rflags\n"
+	"sc_entry: movq %rcx, sc_rcx; movq %r11, sc_r11; movq %rsp, sc_rsp; movq sc_kstack, %rsp; "
+	"pushfq; popq sc_rflags\n"
 	"mov %cs, %ecx; movq %rcx, sc_cs; mov %ss, %ecx; movq %rcx, sc_ss\n"
 	"int $0x42\n"
 	/* notes, then goes back by SYSRET */
@@ -23,11 +24,14 @@ extern u8 sc_entry[], sc_return[], sc_return32[], sc_cstar[];
 
 USER_TEXT __attribute__((naked)) static void u_syscall(void)
 {
-	__asm__("syscall; .globl after_syscall; after_syscall: pushfq; popq %rax; mov %cs, %edx; mov %ss, %ebx; int $0x40");
+	__asm__("syscall; .globl after_syscall; after_syscall: pushfq; popq %rax; mov %cs, %edx; "
+		"mov %ss, %ebx; int $0x40");
 }
 extern u8 after_syscall[];
-__asm__(".section .user.text,\"ax\"\n.code32\nu_syscall32: movl %esp, %ebp; syscall; after_syscall32: mov %cs, %eax; mov %ss, %ebx; int $0x40\n"
-	"u_sysenter32: sysenter; int $0x40\nu_back32: mov %cs, %eax; mov %ss, %ebx; int $0x40\nu_int80: movl $5, %eax; int $0x80; int $0x40\n.code64\n.text\n");
+__asm__(".section .user.text,\"ax\"\n.code32\nu_syscall32: movl %esp, %ebp; syscall; "
+	"after_syscall32: mov %cs, %eax; mov %ss, %ebx; int $0x40\n"
+	"u_sysenter32: sysenter; int $0x40\nu_back32: mov %cs, %eax; mov %ss, %ebx; int "
+	"$0x40\nu_int80: movl $5, %eax; int $0x80; int $0x40\n.code64\n.text\n");
 extern u8 u_syscall32[], after_syscall32[], u_sysenter32[], u_back32[], u_int80[];
 USER_TEXT __attribute__((naked)) static void u_sysenter(void)
 {
@@ -59,13 +63,16 @@ static void syscalls(void)
 	check_eq("syscall: flags outside the mask stay", sc_rflags & 0x8d5, 0x8d5);
 	wrmsr(MSR_SFMASK, 0x8d5 | 0x47700);
 	user_run_flags(u_syscall, 0, 0, 0x8d5 | 0x3200);
-	check(trap.vector == 0x42 && (sc_rflags & 0xbd5) == 0 && (sc_r11 & 0x3ad5) == 0x3ad5, "syscall: flags inside the mask are cleared",
-	      "vector %u flags %#llx r11 %#llx", trap.vector, (unsigned long long)sc_rflags, (unsigned long long)sc_r11);
+	check(trap.vector == 0x42 && (sc_rflags & 0xbd5) == 0 && (sc_r11 & 0x3ad5) == 0x3ad5,
+	      "syscall: flags inside the mask are cleared", "vector %u flags %#llx r11 %#llx",
+	      trap.vector, (unsigned long long)sc_rflags, (unsigned long long)sc_r11);
 	wrmsr(MSR_SFMASK, 0x47700);
 	wrmsr(MSR_LSTAR, (ulong)sc_return);
 	user_run_flags(u_syscall, 0, 0, 0x8d5);
-	check(trap.vector == V_USER_RET && (trap.regs.ax & 0x8d5) == 0x8d5 && (trap.regs.dx & 0xffff) == UCS && (trap.regs.bx & 0xffff) == UDS,
-	      "sysret: to 64-bit code", "vector %u flags %#lx cs %#lx ss %#lx", trap.vector, trap.regs.ax, trap.regs.dx, trap.regs.bx);
+	check(trap.vector == V_USER_RET && (trap.regs.ax & 0x8d5) == 0x8d5 &&
+		  (trap.regs.dx & 0xffff) == UCS && (trap.regs.bx & 0xffff) == UDS,
+	      "sysret: to 64-bit code", "vector %u flags %#lx cs %#lx ss %#lx", trap.vector,
+	      trap.regs.ax, trap.regs.dx, trap.regs.bx);
 	/* many times round */
 	bool good = true;
 	for (unsigned i = 0; i < 200; i++) {
@@ -93,21 +100,28 @@ static void syscalls(void)
 	wrmsr(MSR_LSTAR, (ulong)sc_entry);
 
 	/* sysret flags: RF and VM are cleared, IF and IOPL come from R11 */
-	TRY("movq %0, %%rcx; movq %1, %%r11; movq %2, %%rsp; sysretq", ::"r"(u_back), "r"(0x13ad7ul), "r"((ulong)user_stack + USTACK_SIZE - 64)
+	TRY("movq %0, %%rcx; movq %1, %%r11; movq %2, %%rsp; sysretq", ::"r"(u_back),
+	    "r"(0x13ad7ul), "r"((ulong)user_stack + USTACK_SIZE - 64)
 	    : "rax", "rbx", "rcx", "r11", "memory", "cc");
-	check(trap.vector == V_USER_RET && (trap.flags & 0x3ad5) == 0x3ad5 && (trap.regs.bx & 0xffff) == UDS, "sysret: flags from R11, RF clear",
-	      "vector %u flags %#lx ss %#lx", trap.vector, trap.flags, trap.regs.bx);
+	check(trap.vector == V_USER_RET && (trap.flags & 0x3ad5) == 0x3ad5 &&
+		  (trap.regs.bx & 0xffff) == UDS,
+	      "sysret: flags from R11, RF clear", "vector %u flags %#lx ss %#lx", trap.vector,
+	      trap.flags, trap.regs.bx);
 	cli();
-	TRY("movq %0, %%rcx; movq $2, %%r11; movq %1, %%rsp; sysretl", ::"r"(u_back32), "r"((ulong)user_stack + USTACK_SIZE - 64)
+	TRY("movq %0, %%rcx; movq $2, %%r11; movq %1, %%rsp; sysretl", ::"r"(u_back32),
+	    "r"((ulong)user_stack + USTACK_SIZE - 64)
 	    : "rax", "rbx", "rcx", "r11", "memory", "cc");
-	check(trap.vector == V_USER_RET && trap.cs == UCS32 && (trap.regs.bx & 0xffff) == UDS, "sysret: to 32-bit code", "vector %u cs %#lx ss %#lx",
-	      trap.vector, trap.cs, trap.regs.bx);
+	check(trap.vector == V_USER_RET && trap.cs == UCS32 && (trap.regs.bx & 0xffff) == UDS,
+	      "sysret: to 32-bit code", "vector %u cs %#lx ss %#lx", trap.vector, trap.cs,
+	      trap.regs.bx);
 	/* RCX not canonical: #GP at CPL 0 (Intel) or a fault at CPL 3 (AMD) */
 	trap_ist(true);
-	TRY("movq %0, %%rcx; movq $2, %%r11; movq %1, %%rsp; sysretq", ::"r"(0x8000000000000000ul), "r"((ulong)user_stack + USTACK_SIZE - 64)
+	TRY("movq %0, %%rcx; movq $2, %%r11; movq %1, %%rsp; sysretq", ::"r"(0x8000000000000000ul),
+	    "r"((ulong)user_stack + USTACK_SIZE - 64)
 	    : "rax", "rbx", "rcx", "r11", "memory", "cc");
 	trap_ist(false);
-	check(trap.vector == V_GP && trap.error == 0, "sysret: RCX not canonical is #GP", "vector %u error %#lx", trap.vector, trap.error);
+	check(trap.vector == V_GP && trap.error == 0, "sysret: RCX not canonical is #GP",
+	      "vector %u error %#lx", trap.vector, trap.error);
 	if (intel())
 		check_eq("sysret: that #GP is at CPL 0", trap.cs, KCS);
 
@@ -117,23 +131,30 @@ static void syscalls(void)
 	if (intel()) {
 		check(trap.vector == V_UD, "syscall: #UD in 32-bit code", "vector %u", trap.vector);
 	} else {
-		check(trap.vector == 0x43 && sc_rcx == (ulong)after_syscall32, "syscall: 32-bit code enters at CSTAR", "vector %u error %#lx rcx %#llx",
+		check(trap.vector == 0x43 && sc_rcx == (ulong)after_syscall32,
+		      "syscall: 32-bit code enters at CSTAR", "vector %u error %#lx rcx %#llx",
 		      trap.vector, trap.error, (unsigned long long)sc_rcx);
 		wrmsr(MSR_CSTAR, (ulong)sc_return32);
 		user32_run(u_syscall32, 0, 0, 0);
-		check(trap.vector == V_USER_RET && trap.cs == UCS32 && (trap.regs.bx & 0xffff) == UDS, "syscall: and back by sysretl",
-		      "vector %u cs %#lx", trap.vector, trap.cs);
+		check(trap.vector == V_USER_RET && trap.cs == UCS32 &&
+			  (trap.regs.bx & 0xffff) == UDS,
+		      "syscall: and back by sysretl", "vector %u cs %#lx", trap.vector, trap.cs);
 	}
-	idt_set(0x80, (void *)(ulong)(((ulong)idt[0x80].off2 << 32) | ((ulong)idt[0x80].off1 << 16) | idt[0x80].off0), 3, 0);
+	idt_set(0x80,
+		(void *)(ulong)(((ulong)idt[0x80].off2 << 32) | ((ulong)idt[0x80].off1 << 16) |
+				idt[0x80].off0),
+		3, 0);
 	user32_run(u_int80, 0, 0, 0);
-	check(trap.vector == 0x80 && trap.cs == UCS32 && trap.ip == (ulong)u_int80 + 7 && trap.regs.ax == 5, "int 0x80 from 32-bit code",
-	      "vector %u cs %#lx", trap.vector, trap.cs);
+	check(trap.vector == 0x80 && trap.cs == UCS32 && trap.ip == (ulong)u_int80 + 7 &&
+		  trap.regs.ax == 5,
+	      "int 0x80 from 32-bit code", "vector %u cs %#lx", trap.vector, trap.cs);
 	idt_default(0x80);
 }
 
 /* ---- SYSENTER ---- */
 u64 se_sp;
-__asm__(".text\nse_entry: movq %rsp, se_sp; mov %cs, %eax; mov %ss, %ebx; pushfq; popq %rdx; int $0x42\n");
+__asm__(".text\nse_entry: movq %rsp, se_sp; mov %cs, %eax; mov %ss, %ebx; pushfq; popq %rdx; int "
+	"$0x42\n");
 extern u8 se_entry[];
 
 static void sysenter(void)
@@ -141,9 +162,11 @@ static void sysenter(void)
 	if (!intel()) {
 		/* AMD: not in long mode, not even in 32-bit code */
 		user_run(u_sysenter, 0, 0);
-		check(trap.vector == V_UD, "sysenter: #UD in long mode (AMD)", "vector %u", trap.vector);
+		check(trap.vector == V_UD, "sysenter: #UD in long mode (AMD)", "vector %u",
+		      trap.vector);
 		user32_run(u_sysenter32, 0, 0, 0);
-		check(trap.vector == V_UD, "sysenter: #UD in 32-bit code of long mode (AMD)", "vector %u", trap.vector);
+		check(trap.vector == V_UD, "sysenter: #UD in 32-bit code of long mode (AMD)",
+		      "vector %u", trap.vector);
 		return;
 	}
 	ulong ksp = (ulong)cpus[0].ist_stack[1] + 4096;
@@ -155,17 +178,28 @@ static void sysenter(void)
 	wrmsr(MSR_SYSENTER_ESP, ksp);
 	wrmsr(MSR_SYSENTER_EIP, (ulong)se_entry);
 	user_run_flags(u_sysenter, 0, 0, 0x200);
-	check(trap.vector == 0x42 && (trap.regs.ax & 0xffff) == KCS && (trap.regs.bx & 0xffff) == KCS + 8 && se_sp == ksp && !(trap.regs.dx & FL_IF),
-	      "sysenter: from 64-bit code", "vector %u cs %#lx ss %#lx", trap.vector, trap.regs.ax, trap.regs.bx);
+	check(trap.vector == 0x42 && (trap.regs.ax & 0xffff) == KCS &&
+		  (trap.regs.bx & 0xffff) == KCS + 8 && se_sp == ksp && !(trap.regs.dx & FL_IF),
+	      "sysenter: from 64-bit code", "vector %u cs %#lx ss %#lx", trap.vector, trap.regs.ax,
+	      trap.regs.bx);
 	user32_run(u_sysenter32, 0, 0, 0x200);
-	check(trap.vector == 0x42 && (trap.regs.ax & 0xffff) == KCS && se_sp == ksp, "sysenter: from 32-bit code", "vector %u", trap.vector);
-	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitq", ::"r"(u_back), "r"((ulong)user_stack + USTACK_SIZE - 64) : "rax", "rbx", "rcx", "rdx", "memory");
-	check(trap.vector == V_USER_RET && trap.cs == (KCS + 32 + 3) && (trap.regs.bx & 0xffff) == (KCS + 40 + 3), "sysexit: to 64-bit code",
+	check(trap.vector == 0x42 && (trap.regs.ax & 0xffff) == KCS && se_sp == ksp,
+	      "sysenter: from 32-bit code", "vector %u", trap.vector);
+	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitq", ::"r"(u_back),
+	    "r"((ulong)user_stack + USTACK_SIZE - 64)
+	    : "rax", "rbx", "rcx", "rdx", "memory");
+	check(trap.vector == V_USER_RET && trap.cs == (KCS + 32 + 3) &&
+		  (trap.regs.bx & 0xffff) == (KCS + 40 + 3),
+	      "sysexit: to 64-bit code", "vector %u cs %#lx", trap.vector, trap.cs);
+	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitl", ::"r"(u_back32),
+	    "r"((ulong)user_stack + USTACK_SIZE - 64)
+	    : "rax", "rbx", "rcx", "rdx", "memory");
+	check(trap.vector == V_USER_RET && trap.cs == (KCS + 16 + 3), "sysexit: to 32-bit code",
 	      "vector %u cs %#lx", trap.vector, trap.cs);
-	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitl", ::"r"(u_back32), "r"((ulong)user_stack + USTACK_SIZE - 64) : "rax", "rbx", "rcx", "rdx", "memory");
-	check(trap.vector == V_USER_RET && trap.cs == (KCS + 16 + 3), "sysexit: to 32-bit code", "vector %u cs %#lx", trap.vector, trap.cs);
 	trap_ist(true);
-	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitq", ::"r"(0x8000000000000000ul), "r"((ulong)user_stack) : "rax", "rbx", "rcx", "rdx", "memory");
+	TRY("movq %0, %%rdx; movq %1, %%rcx; sysexitq", ::"r"(0x8000000000000000ul),
+	    "r"((ulong)user_stack)
+	    : "rax", "rbx", "rcx", "rdx", "memory");
 	trap_ist(false);
 	check(trap.vector == V_GP, "sysexit: RDX not canonical is #GP", "vector %u", trap.vector);
 	wrmsr(MSR_SYSENTER_CS, 0);
@@ -208,48 +242,73 @@ static void single_step(void)
 
 	on_vector(V_DB, on_db);
 	step_begin();
-	__asm__ volatile(TF_ON "1: nop; 2: nop; 3: " TF_OFF "lea 1b(%%rip), %0; lea 2b(%%rip), %1; lea 3b(%%rip), %2"
+	__asm__ volatile(TF_ON "1: nop; 2: nop; 3: " TF_OFF
+			       "lea 1b(%%rip), %0; lea 2b(%%rip), %1; lea 3b(%%rip), %2"
 			 : "=r"(a), "=r"(b), "=r"(c)::"memory", "cc");
-	check(steps >= 3 && step_ip[0] == b && step_ip[1] == c, "TF: traps after each instruction, not after popf", "steps %u first at %ld",
-	      steps, step_ip[0] - b);
+	check(steps >= 3 && step_ip[0] == b && step_ip[1] == c,
+	      "TF: traps after each instruction, not after popf", "steps %u first at %ld", steps,
+	      step_ip[0] - b);
 	check(step_dr6[0] & 0x4000, "TF: DR6.BS", "%#lx", step_dr6[0]);
 	check(steps == 5, "TF: the popf that clears it traps a last time", "steps %u", steps);
 	step_begin();
-	__asm__ volatile(TF_ON "1: cpuid; 2: rdtsc; 3: " TF_OFF "lea 2b(%%rip), %0; lea 3b(%%rip), %1"
-			 : "=&r"(a), "=&r"(b) : "a"(0) : "memory", "cc", "rbx", "rcx", "rdx");
-	check(step_ip[0] == a && step_ip[1] == b, "TF: cpuid and rdtsc trap behind themselves", "%#lx %#lx", step_ip[0], step_ip[1]);
+	__asm__ volatile(TF_ON "1: cpuid; 2: rdtsc; 3: " TF_OFF
+			       "lea 2b(%%rip), %0; lea 3b(%%rip), %1"
+			 : "=&r"(a), "=&r"(b)
+			 : "a"(0)
+			 : "memory", "cc", "rbx", "rcx", "rdx");
+	check(step_ip[0] == a && step_ip[1] == b, "TF: cpuid and rdtsc trap behind themselves",
+	      "%#lx %#lx", step_ip[0], step_ip[1]);
 	step_begin();
-	__asm__ volatile("mov %%ss, %1; " TF_ON "1: mov %1, %%ss; 2: nop; 3: nop; 4: " TF_OFF "lea 3b(%%rip), %0" : "=&r"(a), "=&r"(b)::"memory", "cc");
-	check(step_ip[0] == a, "TF: held off after mov ss for one instruction", "first at %ld", step_ip[0] - a);
+	__asm__ volatile("mov %%ss, %1; " TF_ON "1: mov %1, %%ss; 2: nop; 3: nop; 4: " TF_OFF
+			 "lea 3b(%%rip), %0"
+			 : "=&r"(a), "=&r"(b)::"memory", "cc");
+	check(step_ip[0] == a, "TF: held off after mov ss for one instruction", "first at %ld",
+	      step_ip[0] - a);
 	step_begin();
-	__asm__ volatile(TF_ON "1: jmp 2f; nop; 2: nop; 3: " TF_OFF "lea 2b(%%rip), %0" : "=r"(a)::"memory", "cc");
+	__asm__ volatile(TF_ON "1: jmp 2f; nop; 2: nop; 3: " TF_OFF "lea 2b(%%rip), %0"
+			 : "=r"(a)::"memory", "cc");
 	check(step_ip[0] == a, "TF: a jump traps at its target", "%ld", step_ip[0] - a);
 	step_begin();
 	static u8 buf[16];
-	__asm__ volatile("movl $4, %%ecx; movq %1, %%rdi; " TF_ON "1: rep stosb; 2: nop; " TF_OFF "lea 1b(%%rip), %0" : "=&r"(a) : "r"(buf)
+	__asm__ volatile("movl $4, %%ecx; movq %1, %%rdi; " TF_ON "1: rep stosb; 2: nop; " TF_OFF
+			 "lea 1b(%%rip), %0"
+			 : "=&r"(a)
+			 : "r"(buf)
 			 : "rax", "rcx", "rdi", "memory", "cc");
-	check(step_ip[0] == a && step_ip[1] == a && step_ip[2] == a && step_ip[3] == a + 2, "TF: rep traps after each iteration",
-	      "%ld %ld %ld %ld", step_ip[0] - a, step_ip[1] - a, step_ip[2] - a, step_ip[3] - a);
+	check(step_ip[0] == a && step_ip[1] == a && step_ip[2] == a && step_ip[3] == a + 2,
+	      "TF: rep traps after each iteration", "%ld %ld %ld %ld", step_ip[0] - a,
+	      step_ip[1] - a, step_ip[2] - a, step_ip[3] - a);
 	/* a software interrupt clears TF in its handler, and iret brings it back */
 	step_begin();
 	on_vector(0x45, on_db);
-	__asm__ volatile(TF_ON "1: int $0x45; 2: nop; 3: nop; 4: " TF_OFF "lea 2b(%%rip), %0; lea 3b(%%rip), %1" : "=r"(a), "=r"(b)::"memory", "cc");
+	__asm__ volatile(TF_ON "1: int $0x45; 2: nop; 3: nop; 4: " TF_OFF
+			       "lea 2b(%%rip), %0; lea 3b(%%rip), %1"
+			 : "=r"(a), "=r"(b)::"memory", "cc");
 	on_vector(0x45, NULL);
-	check(step_ip[0] == a && step_ip[1] == b, "TF: off in a handler, on again after its iret", "%ld %ld", step_ip[0] - a, step_ip[1] - b);
+	check(step_ip[0] == a && step_ip[1] == b, "TF: off in a handler, on again after its iret",
+	      "%ld %ld", step_ip[0] - a, step_ip[1] - b);
 	/* a fault while stepping saves TF */
 	TRY(TF_ON "ud2", ::: "memory", "cc");
-	check(trap.vector == V_UD && (trap.flags & FL_TF), "TF: saved by a fault", "vector %u flags %#lx", trap.vector, trap.flags);
+	check(trap.vector == V_UD && (trap.flags & FL_TF), "TF: saved by a fault",
+	      "vector %u flags %#lx", trap.vector, trap.flags);
 	/* iretq that sets TF: trap after the instruction at its target */
 	step_begin();
-	__asm__ volatile("mov %%rsp, %%rax; pushq %1; pushq %%rax; pushq $0x102; pushq %2; lea 1f(%%rip), %%rax; push %%rax; iretq; 1: nop; 2: nop;"
-			 TF_OFF "lea 2b(%%rip), %0" : "=r"(a) : "r"((ulong)KDS), "r"((ulong)KCS) : "rax", "memory", "cc");
-	check(step_ip[0] == a, "TF: set by iret, traps after the next instruction", "%ld", step_ip[0] - a);
+	__asm__ volatile("mov %%rsp, %%rax; pushq %1; pushq %%rax; pushq $0x102; pushq %2; lea "
+			 "1f(%%rip), %%rax; push %%rax; iretq; 1: nop; 2: nop;" TF_OFF
+			 "lea 2b(%%rip), %0"
+			 : "=r"(a)
+			 : "r"((ulong)KDS), "r"((ulong)KCS)
+			 : "rax", "memory", "cc");
+	check(step_ip[0] == a, "TF: set by iret, traps after the next instruction", "%ld",
+	      step_ip[0] - a);
 
 	/* in CPL 3 */
 	step_begin();
 	user_run_flags(u_back, 0, 0, FL_TF);
-	check(steps >= 2 && step_ip[0] == (ulong)u_back + 2, "TF: in CPL 3", "steps %u %ld", steps, step_ip[0] - (ulong)u_back);
-	/* syscall with TF masked: no trap in the kernel; sysret restores TF: trap after the next instruction */
+	check(steps >= 2 && step_ip[0] == (ulong)u_back + 2, "TF: in CPL 3", "steps %u %ld", steps,
+	      step_ip[0] - (ulong)u_back);
+	/* syscall with TF masked: no trap in the kernel; sysret restores TF: trap after the next
+	 * instruction */
 	wrmsr(MSR_LSTAR, (ulong)sc_return);
 	wrmsr(MSR_SFMASK, 0x47700);
 	step_begin();
@@ -257,10 +316,14 @@ static void single_step(void)
 	bool kernel = false;
 	for (unsigned i = 0; i < steps && i < 32; i++)
 		kernel |= step_ip[i] < 0x800000;
-	check(trap.vector == V_USER_RET && !kernel, "TF: cleared by the syscall mask", "vector %u steps %u %#lx", trap.vector, steps, step_ip[1]);
-	/* sysret with TF in R11 traps at once on AMD and on Intel: the trap is pending after sysret */
-	check(steps >= 2 && (step_ip[1] == (ulong)after_step_syscall || step_ip[1] == (ulong)after_step_syscall + 1),
-	      "TF: restored by sysret", "steps %u second at %ld", steps, step_ip[1] - (ulong)after_step_syscall);
+	check(trap.vector == V_USER_RET && !kernel, "TF: cleared by the syscall mask",
+	      "vector %u steps %u %#lx", trap.vector, steps, step_ip[1]);
+	/* sysret with TF in R11 traps at once on AMD and on Intel: the trap is pending after sysret
+	 */
+	check(steps >= 2 && (step_ip[1] == (ulong)after_step_syscall ||
+			     step_ip[1] == (ulong)after_step_syscall + 1),
+	      "TF: restored by sysret", "steps %u second at %ld", steps,
+	      step_ip[1] - (ulong)after_step_syscall);
 	on_vector(V_DB, NULL);
 }
 
@@ -276,7 +339,8 @@ static void debug_regs(void)
 	write_dr7(0x402); /* G0, execute */
 	on_vector(V_DB, NULL);
 	TRY("nop; .globl bp_here; bp_here: nop; nop", ::: "memory");
-	check(trap.vector == V_DB && trap.ip == (ulong)bp_here, "DR: instruction breakpoint faults before it", "vector %u ip %ld", trap.vector,
+	check(trap.vector == V_DB && trap.ip == (ulong)bp_here,
+	      "DR: instruction breakpoint faults before it", "vector %u ip %ld", trap.vector,
 	      trap.ip - (ulong)bp_here);
 	check_eq("DR: DR6.B0", read_dr6() & 0xf, 1);
 	check(!(read_dr6() & 0x4000), "DR: not BS", "%#lx", read_dr6());
@@ -297,12 +361,18 @@ static void rf(void)
 
 		write_dr6(0xffff0ff0);
 		write_dr7(0x402);
-		TRY("mov %%rsp, %%rax; lea 1f(%%rip), %%rdx; pushq %1; pushq %%rax; pushq %3; pushq %2; pushq $rf_loop; iretq; 1:",
-		    : "+c"(n) : "r"((ulong)KDS), "r"((ulong)KCS), "r"(flags) : "rax", "rdx", "memory", "cc");
+		TRY("mov %%rsp, %%rax; lea 1f(%%rip), %%rdx; pushq %1; pushq %%rax; pushq %3; "
+		    "pushq %2; pushq $rf_loop; iretq; 1:",
+		    : "+c"(n)
+		    : "r"((ulong)KDS), "r"((ulong)KCS), "r"(flags)
+		    : "rax", "rdx", "memory", "cc");
 		write_dr7(0x400);
-		check(trap.hit && trap.vector == V_DB && trap.ip == (ulong)rf_loop && trap.regs.cx == set,
-		      set ? "DR: RF lets one instruction through, then it hits" : "DR: without RF it hits at once",
-		      "hit %d vector %u at %ld, %lu rounds", trap.hit, trap.vector, trap.ip - (ulong)rf_loop, trap.regs.cx);
+		check(trap.hit && trap.vector == V_DB && trap.ip == (ulong)rf_loop &&
+			  trap.regs.cx == set,
+		      set ? "DR: RF lets one instruction through, then it hits"
+			  : "DR: without RF it hits at once",
+		      "hit %d vector %u at %ld, %lu rounds", trap.hit, trap.vector,
+		      trap.ip - (ulong)rf_loop, trap.regs.cx);
 	}
 	write_dr6(0xffff0ff0);
 }
@@ -316,8 +386,12 @@ static void data_breakpoints(void)
 	/* write, 8 bytes */
 	write_dr7(0x400 | 2 | 1ul << 16 | 2ul << 18);
 	step_begin();
-	__asm__ volatile("movq $5, (%1); 1: nop; lea 1b(%%rip), %0" : "=r"(next) : "r"(&watched[1]) : "memory");
-	check(steps == 1 && step_ip[0] == next && watched[1] == 5, "DR: write breakpoint traps after it", "steps %u at %ld value %llu", steps,
+	__asm__ volatile("movq $5, (%1); 1: nop; lea 1b(%%rip), %0"
+			 : "=r"(next)
+			 : "r"(&watched[1])
+			 : "memory");
+	check(steps == 1 && step_ip[0] == next && watched[1] == 5,
+	      "DR: write breakpoint traps after it", "steps %u at %ld value %llu", steps,
 	      step_ip[0] - next, (unsigned long long)watched[1]);
 	check_eq("DR: DR6 of a data breakpoint", step_dr6[0] & 0x400f, 1);
 	step_begin();
@@ -331,7 +405,8 @@ static void data_breakpoints(void)
 	__asm__ volatile("movq $0, -4(%0)" ::"r"(&watched[1]) : "memory");
 	check_eq("DR: an overlapping access hits", steps, 1);
 	step_begin();
-	__asm__ volatile("movq (%0), %%rax; lock incq (%0)" ::"r"(&watched[1]) : "rax", "memory", "cc");
+	__asm__ volatile("movq (%0), %%rax; lock incq (%0)" ::"r"(&watched[1])
+			 : "rax", "memory", "cc");
 	check_eq("DR: locked read-modify-write hits", steps, 1);
 	/* read or write, 4 bytes */
 	write_dr7(0x400 | 2 | 3ul << 16 | 3ul << 18);
@@ -342,29 +417,44 @@ static void data_breakpoints(void)
 	__asm__ volatile("push (%0); pop %%rax" ::"r"(&watched[1]) : "rax", "memory");
 	check_eq("DR: a push of it hits", steps, 1);
 	step_begin();
-	__asm__ volatile("cld; movq %0, %%rdi; movl $8, %%ecx; 1: rep stosb; nop; lea 1b(%%rip), %1" : : "r"((ulong)&watched[1] - 2), "r"(0) : "rax", "rcx", "rdi", "memory");
+	__asm__ volatile("cld; movq %0, %%rdi; movl $8, %%ecx; 1: rep stosb; nop; lea 1b(%%rip), %1"
+			 :
+			 : "r"((ulong)&watched[1] - 2), "r"(0)
+			 : "rax", "rcx", "rdi", "memory");
 	check(steps >= 1, "DR: rep stosb hits", "steps %u", steps);
 	/* two at once */
 	write_dr1((ulong)&watched[2]);
 	write_dr7(0x400 | 2 | 8 | 1ul << 16 | 2ul << 18 | 1ul << 20 | 2ul << 22);
 	step_begin();
 	__asm__ volatile("movups %%xmm0, (%0)" ::"r"(&watched[1]) : "memory");
-	check(steps == 1 && (step_dr6[0] & 3) == 3, "DR: two hit by one access", "steps %u DR6 %#lx", steps, step_dr6[0]);
+	check(steps == 1 && (step_dr6[0] & 3) == 3, "DR: two hit by one access",
+	      "steps %u DR6 %#lx", steps, step_dr6[0]);
 	/* with single step: both causes */
 	write_dr7(0x400 | 2 | 1ul << 16 | 2ul << 18);
 	step_begin();
-	__asm__ volatile(TF_ON "movq $1, (%1); 1:" TF_OFF "lea 1b(%%rip), %0" : "=&r"(a) : "r"(&watched[1]) : "memory", "cc");
-	check(step_ip[0] == a && (step_dr6[0] & 0x4001) == 0x4001, "DR: with TF both bits", "at %ld DR6 %#lx", step_ip[0] - a, step_dr6[0]);
+	__asm__ volatile(TF_ON "movq $1, (%1); 1:" TF_OFF "lea 1b(%%rip), %0"
+			 : "=&r"(a)
+			 : "r"(&watched[1])
+			 : "memory", "cc");
+	check(step_ip[0] == a && (step_dr6[0] & 0x4001) == 0x4001, "DR: with TF both bits",
+	      "at %ld DR6 %#lx", step_ip[0] - a, step_dr6[0]);
 	/* mov ss holds it off */
 	step_begin();
-	__asm__ volatile("mov %%ss, %%eax; movw %%ax, (%1); nop" : "=&r"(a) : "r"(&watched[1]) : "rax", "memory");
+	__asm__ volatile("mov %%ss, %%eax; movw %%ax, (%1); nop"
+			 : "=&r"(a)
+			 : "r"(&watched[1])
+			 : "rax", "memory");
 	check_eq("DR: (control) store of ss", steps, 1);
 	watched[1] = KDS;
 	write_dr7(0x400 | 2 | 3ul << 16 | 2ul << 18);
 	step_begin();
-	__asm__ volatile("mov (%1), %%ss; nop; 1: nop; lea 1b(%%rip), %0" : "=&r"(a) : "r"(&watched[1]) : "memory");
-	check((steps == 1 && step_ip[0] == a) || steps == 0, "DR: data breakpoint on mov ss is held off by one instruction (or lost)", "steps %u at %ld",
-	      steps, step_ip[0] - a);
+	__asm__ volatile("mov (%1), %%ss; nop; 1: nop; lea 1b(%%rip), %0"
+			 : "=&r"(a)
+			 : "r"(&watched[1])
+			 : "memory");
+	check((steps == 1 && step_ip[0] == a) || steps == 0,
+	      "DR: data breakpoint on mov ss is held off by one instruction (or lost)",
+	      "steps %u at %ld", steps, step_ip[0] - a);
 	write_dr7(0x400);
 	step_begin();
 	watched[1] = 9;
@@ -377,7 +467,8 @@ static void data_breakpoints(void)
 	on_vector(V_DB, NULL);
 	write_dr7(0x400 | 1ul << 13);
 	TRY("mov %%dr0, %%rax", ::: "rax", "memory");
-	check(trap.vector == V_DB && trap.ip == trap_insn && (read_dr6() & 0x2000), "DR: GD catches a read", "vector %u DR6 %#lx", trap.vector, read_dr6());
+	check(trap.vector == V_DB && trap.ip == trap_insn && (read_dr6() & 0x2000),
+	      "DR: GD catches a read", "vector %u DR6 %#lx", trap.vector, read_dr6());
 	check(!(read_dr7() & 0x2000), "DR: GD cleared for the handler", "%#lx", read_dr7());
 	write_dr7(0x400);
 	write_dr6(0xffff0ff0);

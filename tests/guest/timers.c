@@ -47,7 +47,8 @@ static void tsc(void)
 		u32 lo, hi, aux;
 		wrmsr(MSR_TSC_AUX, 0x1234);
 		__asm__ volatile("rdtscp" : "=a"(lo), "=d"(hi), "=c"(aux));
-		check(((u64)hi << 32 | lo) >= last && aux == 0x1234, "TSC: rdtscp with TSC_AUX", "aux %#x", aux);
+		check(((u64)hi << 32 | lo) >= last && aux == 0x1234, "TSC: rdtscp with TSC_AUX",
+		      "aux %#x", aux);
 		if (cpuid_has(7, 0, 'c', 22)) {
 			u64 v = 0;
 			__asm__ volatile("rdpid %0" : "=r"(v));
@@ -58,21 +59,24 @@ static void tsc(void)
 		skip("TSC: rdtscp", "not in CPUID");
 	}
 	u64 a = rdmsr(0x10), b = rdtsc(), c = rdmsr(0x10);
-	check(a <= b && b <= c, "TSC: the MSR is the same counter", "%#llx %#llx %#llx", (unsigned long long)a, (unsigned long long)b,
-	      (unsigned long long)c);
+	check(a <= b && b <= c, "TSC: the MSR is the same counter", "%#llx %#llx %#llx",
+	      (unsigned long long)a, (unsigned long long)b, (unsigned long long)c);
 	if (cpu_count > 1)
 		return; /* the CPUs are compared below: their counters stay alone */
 	a = rdtsc();
 	wrmsr(0x10, a + (1ull << 40));
 	b = rdtsc();
-	check(b - a >= 1ull << 40 && b - a < 1ull << 41, "TSC: can be written", "moved by %#llx", (unsigned long long)(b - a));
+	check(b - a >= 1ull << 40 && b - a < 1ull << 41, "TSC: can be written", "moved by %#llx",
+	      (unsigned long long)(b - a));
 	if (cpuid_has(7, 0, 'b', 1)) {
 		u64 adj = rdmsr(MSR_TSC_ADJUST);
-		check(adj >= 1ull << 39, "TSC: writing it moves TSC_ADJUST", "%#llx", (unsigned long long)adj);
+		check(adj >= 1ull << 39, "TSC: writing it moves TSC_ADJUST", "%#llx",
+		      (unsigned long long)adj);
 		a = rdtsc();
 		wrmsr(MSR_TSC_ADJUST, adj + (1ull << 41));
 		b = rdtsc();
-		check(b - a >= 1ull << 41 && b - a < 1ull << 42, "TSC: TSC_ADJUST moves it", "moved by %#llx", (unsigned long long)(b - a));
+		check(b - a >= 1ull << 41 && b - a < 1ull << 42, "TSC: TSC_ADJUST moves it",
+		      "moved by %#llx", (unsigned long long)(b - a));
 		check_eq("TSC: TSC_ADJUST reads back", rdmsr(MSR_TSC_ADJUST), adj + (1ull << 41));
 	} else {
 		skip("TSC: TSC_ADJUST", "not in CPUID");
@@ -120,7 +124,8 @@ static void pit(void)
 	outb(0x43, 0); /* ignored: the first latch is not read yet */
 	u8 hi = inb(0x40);
 	u16 latched = lo | hi << 8, later = pit_read(0);
-	check(latched != later, "PIT: a latched count stands while the counter runs", "%u %u", latched, later);
+	check(latched != later, "PIT: a latched count stands while the counter runs", "%u %u",
+	      latched, later);
 	/* channel 2 with its gate: mode 0 counts while the gate is high and raises its output */
 	outb(0x61, inb(0x61) & ~3);
 	outb(0x43, 0xb0);
@@ -135,7 +140,8 @@ static void pit(void)
 	outb(0x61, (inb(0x61) & ~2) | 1);
 	check(wait_for(inb(0x61) & 0x20), "PIT: channel 2 raises its output", "no");
 	outb(0x61, inb(0x61) & ~3);
-	/* frequency against the TSC: 1193182 Hz; only that it is between 50 MHz and 50 GHz of TSC */
+	/* frequency against the TSC: 1193182 Hz; only that it is between 50 MHz and 50 GHz of TSC
+	 */
 	outb(0x61, (inb(0x61) & ~2) | 1);
 	outb(0x43, 0xb0);
 	outb(0x42, 0xff);
@@ -143,7 +149,8 @@ static void pit(void)
 	u64 t0 = rdtsc();
 	(void)wait_for(inb(0x61) & 0x20);
 	u64 hz = (rdtsc() - t0) * 1193182 / 65535;
-	check(hz > 50000000 && hz < 50000000000, "PIT: 55 ms are a sensible number of TSC cycles", "TSC %llu Hz", (unsigned long long)hz);
+	check(hz > 50000000 && hz < 50000000000, "PIT: 55 ms are a sensible number of TSC cycles",
+	      "TSC %llu Hz", (unsigned long long)hz);
 	print("# TSC about %llu MHz by the PIT\n", (unsigned long long)hz / 1000000);
 }
 
@@ -185,8 +192,9 @@ static void rtc(void)
 		if (sec == bcd(cmos(0), bin))
 			break;
 	}
-	check(sec < 60 && min < 60 && hour < 24 && day >= 1 && day <= 31 && mon >= 1 && mon <= 12 && year < 100, "RTC: a possible time",
-	      "%u:%u:%u %u.%u.%u", hour, min, sec, day, mon, year);
+	check(sec < 60 && min < 60 && hour < 24 && day >= 1 && day <= 31 && mon >= 1 && mon <= 12 &&
+		  year < 100,
+	      "RTC: a possible time", "%u:%u:%u %u.%u.%u", hour, min, sec, day, mon, year);
 	check(cmos(0x0d) & 0x80, "RTC: time is valid", "%#x", cmos(0x0d));
 	/* the second changes within two seconds of any clock: wait in pieces */
 	u8 s0 = cmos(0);
@@ -215,7 +223,8 @@ static void rtc(void)
 	outb(0x70, 0x0b);
 	outb(0x71, b & ~0x70);
 	(void)cmos(0x0c);
-	check(got && (rtc_c & 0xc0) == 0xc0, "RTC: periodic interrupt", "%u, register C %#x", rtc_irqs, rtc_c);
+	check(got && (rtc_c & 0xc0) == 0xc0, "RTC: periodic interrupt", "%u, register C %#x",
+	      rtc_irqs, rtc_c);
 	outb(0x70, 0x0b);
 	outb(0x71, (b & ~0x70) | 0x10);
 	sti();
@@ -307,8 +316,8 @@ int main(void)
 		smp_run(1, tsc_ping, (void *)1);
 		tsc_ping((void *)0);
 		check(smp_wait(1), "TSC: ping-pong ends", "no");
-		check(!tsc_bad, "TSC: the same on two CPUs", "%llu times behind, by %llu", (unsigned long long)tsc_bad,
-		      (unsigned long long)tsc_behind);
+		check(!tsc_bad, "TSC: the same on two CPUs", "%llu times behind, by %llu",
+		      (unsigned long long)tsc_bad, (unsigned long long)tsc_behind);
 	}
 	return 0;
 }
