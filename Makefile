@@ -21,7 +21,7 @@ help:
 
 $(BUILD)/build.ninja:
 	@tools/install-packages build
-	@meson setup $(BUILD) $(MESON_FLAGS)
+	@meson setup $(BUILD) $(MESON_FLAGS) >&2
 
 build: $(BUILD)/build.ninja
 	@tools/install-packages build
@@ -29,8 +29,9 @@ build: $(BUILD)/build.ninja
 
 # With CMD or with a standard input that is no terminal, standard output holds what the
 # command prints and nothing else: so the build reports on standard error.
-run:
-	@$(MAKE) --no-print-directory build >&2
+run: $(BUILD)/build.ninja
+	@tools/install-packages build
+	@ninja -C $(BUILD) src/monitor/eyot-vmm tools/guest/eyot-init tools/guest/eyot-agent >&2
 	@tools/install-packages run
 	@tools/run --build $(BUILD) $(if $(CMD),-- sh -c "$$CMD")
 export CMD
@@ -48,11 +49,12 @@ check-style:
 	@tools/check-includes
 	@tools/check-style
 
-# Leaks of a test program's own set-up are of no interest; everything else ends the test.
+# Alignment is left out: guests access memory unaligned, in one access, and so does what serves
+# them; x86-64 hosts alone are supported.
 asan:
 	@tools/install-packages build test
 	@test -e $(BUILD)-asan/build.ninja || meson setup $(BUILD)-asan -Db_sanitize=address,undefined \
-		-Db_lundef=false -Dbuildtype=debugoptimized $(MESON_FLAGS)
+		-Db_lundef=false -Dbuildtype=debugoptimized -Dc_args=-fno-sanitize=alignment $(MESON_FLAGS)
 	@ninja -C $(BUILD)-asan
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tests/run --build $(BUILD)-asan unit guest fuzz
 
