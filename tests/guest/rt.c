@@ -9,6 +9,7 @@ struct boot_info {
 u32 boot_info, boot_magic;
 u64 mem_top;
 unsigned cpu_count = 1;
+u64 random_seed;
 static bool tcg;
 static u64 mem_next = 16ul << 20;
 static unsigned passed, failed, skipped;
@@ -391,6 +392,9 @@ void rt_start(void)
 				cpu_count = c[5] - '0';
 			else if (!memcmp(c, "tcg", 3))
 				tcg = true;
+			else if (!memcmp(c, "seed=", 5))
+				for (const char *d = c + 5; *d >= '0' && *d <= '9'; d++)
+					random_seed = random_seed * 10 + (*d - '0');
 	}
 	for (unsigned v = 0; v < 256; v++)
 		idt_default(v);

@@ -159,6 +159,7 @@ void *page_alloc(void);				/* zeroed */
 void *pages_alloc(unsigned count, ulong align); /* zeroed, physically contiguous */
 extern u64 mem_top;				/* end of RAM, from the boot information */
 extern unsigned cpu_count;			/* from `cpus=N` in the command line, else 1 */
+extern u64 random_seed; /* from `seed=N` in the command line, else 0 */
 
 void *memset(void *p, int c, size_t n);
 void *memcpy(void *d, const void *s, size_t n);
