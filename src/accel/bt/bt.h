@@ -90,8 +90,26 @@
 #define FL_VIP (1u << 20)
 #define FL_ID (1u << 21)
 
-enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_DF, VEC_TS = 10,
-       VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MF = 16, VEC_AC, VEC_MC, VEC_XM };
+enum {
+	VEC_DE = 0,
+	VEC_DB,
+	VEC_NMI,
+	VEC_BP,
+	VEC_OF,
+	VEC_BR,
+	VEC_UD,
+	VEC_NM,
+	VEC_DF,
+	VEC_TS = 10,
+	VEC_NP,
+	VEC_SS,
+	VEC_GP,
+	VEC_PF,
+	VEC_MF = 16,
+	VEC_AC,
+	VEC_MC,
+	VEC_XM
+};
 
 #define PF_ERR_P 1u
 #define PF_ERR_W 2u
@@ -101,17 +119,18 @@ enum { VEC_DE = 0, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_
 
 /* ---- mode key: what a block's translation depends on besides its bytes ---- */
 
-#define KEY_MODE_MASK 3u       /* enum insn_mode */
-#define KEY_USER (1u << 2)     /* CPL 3 */
-#define KEY_AC (1u << 3)       /* supervisor may touch user pages (SMAP off or EFLAGS.AC) */
-#define KEY_SS32 (1u << 4)     /* stack size 32 (outside 64-bit mode) */
-#define KEY_SEGS (1u << 5)     /* es, ss or ds is not flat (outside 64-bit mode) */
-#define KEY_CS (1u << 6)       /* cs is not flat (outside 64-bit mode) */
-#define KEY_FPU (1u << 7)      /* FPU/SSE/AVX not plainly usable: check each such instruction */
-#define KEY_ONE (1u << 8)      /* one instruction a block: single step, interrupt shadow */
-#define KEY_INNER (1u << 11)   /* CPL 1 or 2 */
-#define KEY_PLAIN (1u << 10)   /* variant of a block without groups; never in cpu->key (see translate.c) */
-#define KEY_ALIGN (1u << 9)    /* alignment checking is on: every access takes the slow path */
+#define KEY_MODE_MASK 3u     /* enum insn_mode */
+#define KEY_USER (1u << 2)   /* CPL 3 */
+#define KEY_AC (1u << 3)     /* supervisor may touch user pages (SMAP off or EFLAGS.AC) */
+#define KEY_SS32 (1u << 4)   /* stack size 32 (outside 64-bit mode) */
+#define KEY_SEGS (1u << 5)   /* es, ss or ds is not flat (outside 64-bit mode) */
+#define KEY_CS (1u << 6)     /* cs is not flat (outside 64-bit mode) */
+#define KEY_FPU (1u << 7)    /* FPU/SSE/AVX not plainly usable: check each such instruction */
+#define KEY_ONE (1u << 8)    /* one instruction a block: single step, interrupt shadow */
+#define KEY_INNER (1u << 11) /* CPL 1 or 2 */
+#define KEY_PLAIN                                                                                  \
+	(1u << 10) /* variant of a block without groups; never in cpu->key (see translate.c) */
+#define KEY_ALIGN (1u << 9) /* alignment checking is on: every access takes the slow path */
 
 /* ---- software TLB ---- */
 
@@ -130,7 +149,8 @@ struct bt_tlb {
 	uint64_t write[TLB_SIZE]; /* only when writable, dirty, RAM and without translated code */
 	uint64_t host[TLB_SIZE];  /* host address of the page */
 	uint8_t global[TLB_SIZE]; /* C only */
-	uint64_t large_lo, large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
+	uint64_t large_lo,
+	    large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
 	/*
 	 * C only: slots filled since the last flush whose entries MOV CR3 drops; when they are more
 	 * than fit, all slots are looked at.
@@ -177,60 +197,64 @@ struct bt_cpu {
 
 	/* reached by translated code through gs */
 	struct bt_cpu *self;
-	uint64_t vbase;          /* rip of the start of the page being executed */
-	uint64_t flag_slot;      /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
+	uint64_t vbase;	    /* rip of the start of the page being executed */
+	uint64_t flag_slot; /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
 	uint64_t spill[4];
 	uint64_t group[BT_GROUP_SLOTS]; /* host addresses of access groups, within one block */
-	uint64_t arg[4];         /* operands of slow paths */
-	atomic_uint pending;     /* PENDING_*: leave translated code at the next poll; any thread sets */
-	uint32_t irq_waiting;    /* an interrupt waits for IF */
+	uint64_t arg[4];		/* operands of slow paths */
+	atomic_uint
+	    pending; /* PENDING_*: leave translated code at the next poll; any thread sets */
+	uint32_t irq_waiting; /* an interrupt waits for IF */
 	uint32_t key;
-	uint64_t tsc_offset;     /* guest TSC = host TSC + offset */
+	uint64_t tsc_offset; /* guest TSC = host TSC + offset */
 	uint64_t host_rsp;
-	uint64_t exit_info;      /* why and where translated code was left */
-	uint8_t bounce[8192] __attribute__((aligned(4096))); /* stands in for memory that has no plain host address */
+	uint64_t exit_info; /* why and where translated code was left */
+	uint8_t bounce[8192] __attribute__((
+	    aligned(4096))); /* stands in for memory that has no plain host address */
 	struct bt_tlb tlb[TLB_CLASSES];
 	struct bt_jc jc[JC_CLASSES];
 
 	/* C only */
-	struct bt_itlb itlb[2][ITLB_SIZE]; /* by CPL 3 or not */
+	struct bt_itlb itlb[2][ITLB_SIZE];     /* by CPL 3 or not */
 	uint64_t itlb_large_lo, itlb_large_hi; /* as in struct bt_tlb */
 	/*
-	 * Which virtual pages the jump caches' entries stand on, hashed to one bit each: [0] for the
-	 * user classes, [1] for the others. So that dropping a page of data costs them nothing.
+	 * Which virtual pages the jump caches' entries stand on, hashed to one bit each: [0] for
+	 * the user classes, [1] for the others. So that dropping a page of data costs them nothing.
 	 */
 	uint64_t jc_pages[2][JC_PAGES / 64];
 	struct bt_find {
 		uint64_t gpa_key; /* gpa << 12 | key */
 		struct bt_block *block;
 	} find[FIND_SIZE]; /* blocks lately looked up; emptied when the code cache starts anew */
-	unsigned jc_used, jc_nonglobal;    /* bit per class: has entries, has some of pages that are not global */
-	uint32_t jc_other_key;             /* the key whose entries JC_OTHER holds */
-	atomic_bool in_code;               /* not at a safe point: an exclusive section waits */
+	unsigned jc_used,
+	    jc_nonglobal; /* bit per class: has entries, has some of pages that are not global */
+	uint32_t jc_other_key; /* the key whose entries JC_OTHER holds */
+	atomic_bool in_code;   /* not at a safe point: an exclusive section waits */
 	struct bt_vm *vm;
 	unsigned index;
 	struct lapic *lapic;
-	uint32_t cpl;            /* = st.segs[SEG_SS] DPL; always up to date */
-	bool fpu_parked;         /* FPU state is in st.xsave, not in the hardware */
-	bool int_shadow;         /* sti or mov ss came just before: one instruction without interrupts */
+	uint32_t cpl;	 /* = st.segs[SEG_SS] DPL; always up to date */
+	bool fpu_parked; /* FPU state is in st.xsave, not in the hardware */
+	bool int_shadow; /* sti or mov ss came just before: one instruction without interrupts */
 	bool halted, wait_sipi, nmi_masked, nmi_pending;
-	uint8_t no_step;         /* NO_STEP_*: why no debug trap follows this instruction */
-	uint8_t watch_hits;      /* data breakpoints that the instruction about to run will hit */
-	uint8_t watch_held;      /* and those of a load of SS before it */
+	uint8_t no_step;    /* NO_STEP_*: why no debug trap follows this instruction */
+	uint8_t watch_hits; /* data breakpoints that the instruction about to run will hit */
+	uint8_t watch_held; /* and those of a load of SS before it */
 
 	/* exception in flight, see bt_raise() */
 	struct {
-		bool valid, has_error, soft; /* soft: INT n, INT3, INTO, INT1: checks the gate's DPL, pushes next rip */
+		bool valid, has_error, soft; /* soft: INT n, INT3, INTO, INT1: checks the gate's
+						DPL, pushes next rip */
 		uint8_t vector;
 		uint32_t error;
-		uint64_t next_rip;   /* soft: rip to push */
-		uint64_t cr2, dr6;   /* #PF, #DB: committed when delivered */
+		uint64_t next_rip; /* soft: rip to push */
+		uint64_t cr2, dr6; /* #PF, #DB: committed when delivered */
 	} exc;
-	int delivering;          /* vector being delivered: a fault meanwhile may become #DF; -1: none */
-	void *jmp[5];            /* __builtin_setjmp buffer of bt_run() */
+	int delivering; /* vector being delivered: a fault meanwhile may become #DF; -1: none */
+	void *jmp[5];	/* __builtin_setjmp buffer of bt_run() */
 
 	struct vcpu_exit *exit;
-	bool exit_wanted;        /* leave bt_run() with *exit filled */
+	bool exit_wanted; /* leave bt_run() with *exit filled */
 	atomic_bool kicked, asleep;
 
 	/* sleeping and timer */
@@ -241,24 +265,28 @@ struct bt_cpu {
 
 	/* slow memory path in progress: what commit has to write back */
 	struct {
-		uint64_t la, la2; /* guest physical addresses of the first and, across a page end, the second part */
-		uint32_t first;   /* bytes of the first part */
+		uint64_t la, la2; /* guest physical addresses of the first and, across a page end,
+				     the second part */
+		uint32_t first;	  /* bytes of the first part */
 		bool bounced, code;
 	} slow;
-	void *translator;             /* scratch memory of bt_translate() */
-	struct bt_block *resume;      /* enter this one next, not what the jump cache says */
+	void *translator;		     /* scratch memory of bt_translate() */
+	struct bt_block *resume;	     /* enter this one next, not what the jump cache says */
 	uint64_t resume_flushes, resume_rip; /* valid while no flush came, at this rip */
 	const struct lapic_ops *lapic_ops;
-	unsigned signal_vector;       /* exception that a host signal stands for */
+	unsigned signal_vector;	     /* exception that a host signal stands for */
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
-	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears, stat_mmio;
+	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears,
+	    stat_mmio;
 };
 
-enum { PENDING_EVENT = 1, /* look at the local APIC, kicks and timers */
-       PENDING_TIMER = 2, /* the timer signal came */
-       PENDING_FLUSH = 4, /* code cache was flushed: jump caches are stale */
-       PENDING_TLB = 8 /* another vCPU put code on a page: write tags are stale */ };
+enum {
+	PENDING_EVENT = 1, /* look at the local APIC, kicks and timers */
+	PENDING_TIMER = 2, /* the timer signal came */
+	PENDING_FLUSH = 4, /* code cache was flushed: jump caches are stale */
+	PENDING_TLB = 8	   /* another vCPU put code on a page: write tags are stale */
+};
 
 struct bt_cache;
 struct ioapic;
@@ -272,13 +300,13 @@ struct bt_vm {
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
 	struct pic *pic;
-	pthread_mutex_t lock; /* code cache and block tables */
+	pthread_mutex_t lock;	   /* code cache and block tables */
 	pthread_mutex_t exclusive; /* held by the vCPU that made all others stop; before lock */
 	atomic_bool stopping;
 	struct bt_cache *cache;
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
-	bool opt_nolink, opt_nogroup, opt_stats, opt_trace;
+	bool opt_nolink, opt_nogroup, opt_stats;
 };
 
 /* ---- run.c ---- */
@@ -291,10 +319,12 @@ _Noreturn void bt_raise(struct bt_cpu *cpu, unsigned vector);
 _Noreturn void bt_raise_err(struct bt_cpu *cpu, unsigned vector, uint32_t error);
 _Noreturn void bt_raise_pf(struct bt_cpu *cpu, uint64_t la, uint32_t error);
 
-/** bt_fail() - the accelerator cannot go on (VCPU_EXIT_ERROR, or triple fault with @reason given); does not return */
+/** bt_fail() - the accelerator cannot go on (VCPU_EXIT_ERROR, or triple fault with @reason given);
+ * does not return */
 _Noreturn void bt_fail(struct bt_cpu *cpu, enum vcpu_exit_reason reason, const char *text);
 
-/* Move the FPU/SSE/AVX state out of the hardware (C code may use it), or back. Cheap when already there. */
+/* Move the FPU/SSE/AVX state out of the hardware (C code may use it), or back. Cheap when already
+ * there. */
 void bt_fpu_park(struct bt_cpu *cpu);
 void bt_fpu_unpark(struct bt_cpu *cpu);
 
@@ -306,8 +336,9 @@ uint64_t bt_guest_tsc(struct bt_cpu *cpu);
 /* ---- mmu.c: linear and physical memory for C code ---- */
 
 enum bt_kind {
-	BT_CPL,   /* as the current privilege level */
-	BT_SUPER, /* implicit supervisor access (descriptor tables, TSS, interrupt stacks of CPL 0..2) */
+	BT_CPL,	  /* as the current privilege level */
+	BT_SUPER, /* implicit supervisor access (descriptor tables, TSS, interrupt stacks of CPL
+		     0..2) */
 };
 
 /*
@@ -317,7 +348,8 @@ enum bt_kind {
 uint64_t bt_ld(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
 void bt_st(struct bt_cpu *cpu, uint64_t la, unsigned size, uint64_t val, enum bt_kind kind);
 
-/* Raise what a read or write of [@la, @la+@size) would raise (size up to 4096), without accessing it. */
+/* Raise what a read or write of [@la, @la+@size) would raise (size up to 4096), without accessing
+ * it. */
 void bt_probe_read(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
 void bt_probe_write(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind);
 
@@ -328,7 +360,8 @@ void bt_st_bytes(struct bt_cpu *cpu, uint64_t la, const void *src, unsigned len,
 /**
  * bt_host_ptr() - plain host address for string operations
  * @write: for writing; pages with translated code are left to bt_st()
- * Return: host address valid to the end of @la's page, or NULL (MMIO, code page). Raises like bt_ld.
+ * Return: host address valid to the end of @la's page, or NULL (MMIO, code page). Raises like
+ * bt_ld.
  */
 void *bt_host_ptr(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind);
 
@@ -338,20 +371,22 @@ void *bt_host_ptr(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind
  */
 uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned size, bool write);
 
-/* Effective address of @in's memory operand (offset within its segment, truncated to the address size). */
+/* Effective address of @in's memory operand (offset within its segment, truncated to the address
+ * size). */
 uint64_t bt_effective(struct bt_cpu *cpu, const struct insn *in);
 
 /* Both: linear address of @in's memory operand, checked for @size bytes. */
 uint64_t bt_operand(struct bt_cpu *cpu, const struct insn *in, unsigned size, bool write);
 
 /* Flushes, as the architecture names them. */
-void bt_tlb_flush_all(struct bt_cpu *cpu);       /* global pages too */
+void bt_tlb_flush_all(struct bt_cpu *cpu);	 /* global pages too */
 void bt_tlb_flush_nonglobal(struct bt_cpu *cpu); /* MOV CR3 */
 void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la);
 
 /* Guest physical memory for C code; MMIO and holes read as all ones. */
 uint64_t bt_phys_ld(struct bt_cpu *cpu, uint64_t gpa, unsigned size);
-void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val); /* keeps code coherent */
+void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size,
+		uint64_t val); /* keeps code coherent */
 
 /** bt_jc_clear() - empty the jump caches of the classes in @mask (bit per JC_*) */
 void bt_jc_clear(struct bt_cpu *cpu, unsigned mask);
@@ -372,13 +407,15 @@ void bt_fpu_check(struct bt_cpu *cpu, const struct insn *in);
 /** bt_insn_hidden() - whether the guest's CPUID hides the feature @in needs (then it is #UD) */
 bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in);
 
-/** bt_deliver() - deliver cpu->exc (already taken by the caller into its fields) through the IDT; may raise again */
+/** bt_deliver() - deliver cpu->exc (already taken by the caller into its fields) through the IDT;
+ * may raise again */
 void bt_deliver_exception(struct bt_cpu *cpu);
 void bt_deliver_interrupt(struct bt_cpu *cpu, unsigned vector); /* external interrupt or NMI */
 
 /** bt_debug_check() - after an instruction with TF set or breakpoints armed: raise #DB as needed */
 void bt_debug_after(struct bt_cpu *cpu, bool tf_before);
-bool bt_debug_code(struct bt_cpu *cpu, uint64_t la); /* instruction breakpoint at la: raises #DB (honours RF) */
+bool bt_debug_code(struct bt_cpu *cpu,
+		   uint64_t la); /* instruction breakpoint at la: raises #DB (honours RF) */
 
 void bt_cpu_reset(struct bt_cpu *cpu, bool init); /* power-on or INIT state; also the local APIC */
 void bt_cpu_sipi(struct bt_cpu *cpu, uint8_t vector);

@@ -5,7 +5,7 @@
 #include "accel/bt/cache.h"
 #include "accel/bt/emit.h"
 
-#define HOT_MAX (64u << 10)   /* bounds of one block */
+#define HOT_MAX (64u << 10) /* bounds of one block */
 #define COLD_MAX (64u << 10)
 #define ARENA_MAX (32u << 10)
 
@@ -40,7 +40,8 @@ int bt_cache_new(struct bt_vm *vm, size_t bytes, struct err *err)
 	c->blocks = map(c->block_cap * sizeof(*c->blocks), PROT_READ | PROT_WRITE);
 	if (!c->base || !c->arena || !c->page_blocks || !vm->mem->code_map || !c->blocks) {
 		bt_cache_free(vm);
-		return err_set(err, ENOMEM, "code cache: cannot map %zu bytes of executable memory", bytes);
+		return err_set(err, ENOMEM, "code cache: cannot map %zu bytes of executable memory",
+			       bytes);
 	}
 	vm->mem->written = note_write;
 	vm->mem->written_arg = vm;
@@ -85,13 +86,15 @@ void *bt_cache_alloc(struct bt_cache *c, size_t size)
 
 bool bt_cache_room(const struct bt_cache *c)
 {
-	return c->hot + HOT_MAX <= c->base + c->hot_size && c->cold + COLD_MAX <= c->base + c->size &&
+	return c->hot + HOT_MAX <= c->base + c->hot_size &&
+	       c->cold + COLD_MAX <= c->base + c->size &&
 	       c->arena_used + ARENA_MAX <= c->arena_size && c->block_count < c->block_cap;
 }
 
 static unsigned hash(uint64_t gpa, uint32_t key)
 {
-	return (uint32_t)((uint32_t)(gpa ^ gpa >> 16 ^ key * 0x9e5u) * 0x9e3779b1u) >> (32 - BT_HASH_BITS);
+	return (uint32_t)((uint32_t)(gpa ^ gpa >> 16 ^ key * 0x9e5u) * 0x9e3779b1u) >>
+	       (32 - BT_HASH_BITS);
 }
 
 struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, uint32_t key)
@@ -102,7 +105,8 @@ struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, ui
 	return NULL;
 }
 
-/* The list of blocks that touch RAM page @page goes through page_next or, for a second page, page2_next. */
+/* The list of blocks that touch RAM page @page goes through page_next or, for a second page,
+ * page2_next. */
 static struct bt_block **list_next(const struct bt_vm *vm, struct bt_block *b, int64_t page)
 {
 	return ram_page(vm->mem, b->gpa) == page ? &b->page_next : &b->page2_next;
@@ -242,7 +246,8 @@ void bt_cache_flush(struct bt_vm *vm)
 		if (!b->valid)
 			continue;
 
-		int64_t pages[2] = { ram_page(vm->mem, b->gpa), b->gpa2 ? ram_page(vm->mem, b->gpa2) : -1 };
+		int64_t pages[2] = { ram_page(vm->mem, b->gpa),
+				     b->gpa2 ? ram_page(vm->mem, b->gpa2) : -1 };
 
 		for (unsigned k = 0; k < 2; k++) {
 			if (pages[k] >= 0) {
@@ -280,7 +285,8 @@ struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *pc)
 	return lo < c->block_count ? c->blocks[lo] : NULL;
 }
 
-const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b, const uint8_t *pc)
+const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b,
+						const uint8_t *pc)
 {
 	for (uint32_t i = 0; i < b->fault_count; i++)
 		if (c->base + b->faults[i].host_off == pc)

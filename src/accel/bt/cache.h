@@ -33,11 +33,11 @@ enum bt_exit_kind {
 struct bt_exit {
 	uint8_t kind;
 	bool flags_in_slot;
-	int16_t guest_off;   /* of the instruction, from the start of the block's page */
+	int16_t guest_off; /* of the instruction, from the start of the block's page */
 	int32_t target_off;
-	uint32_t key_bits;   /* EXIT_DIRECT: added to the key to find the target */
-	uint32_t patch;      /* rel32 field, as an offset in the cache; 0: not linkable */
-	uint32_t stub;       /* where the field points while unlinked */
+	uint32_t key_bits; /* EXIT_DIRECT: added to the key to find the target */
+	uint32_t patch;	   /* rel32 field, as an offset in the cache; 0: not linkable */
+	uint32_t stub;	   /* where the field points while unlinked */
 	union {
 		struct bt_block *target; /* linked to */
 		const struct insn *insn; /* EXIT_SYS */
@@ -52,12 +52,13 @@ struct bt_access {
 	struct bt_block *block;
 	const struct insn *insn; /* for FPU checks; else NULL */
 	uint16_t size;
-	int16_t guest_off, next_off; /* of the instruction and the one after, from the start of the page */
+	int16_t guest_off,
+	    next_off; /* of the instruction and the one after, from the start of the page */
 	uint8_t write : 2, seg : 3;
 	bool flags_in_slot : 1, next_flags_in_slot : 1;
 	bool aligned : 1; /* raises #GP when not aligned to its size */
-	bool waits : 1;   /* a pending x87 exception comes first */
-	bool to_end : 1; /* even if the block was overwritten: its end is next */
+	bool waits : 1;	  /* a pending x87 exception comes first */
+	bool to_end : 1;  /* even if the block was overwritten: its end is next */
 };
 
 /* A host instruction that may raise a signal, by its address. */
@@ -69,9 +70,11 @@ struct bt_fault_site {
 
 /* Host addresses are offsets from the cache's start. */
 struct bt_block {
-	uint64_t gpa, gpa2; /* start; page of the second part of a page-crossing instruction, else 0 */
-	uint32_t entry;     /* flags in EFLAGS (where live) */
-	uint32_t jc_entry;  /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
+	uint64_t gpa,
+	    gpa2;	/* start; page of the second part of a page-crossing instruction, else 0 */
+	uint32_t entry; /* flags in EFLAGS (where live) */
+	uint32_t
+	    jc_entry; /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
 	uint32_t hot_end, cold_end;
 	uint16_t key, size, page_off;
 	bool valid;
@@ -88,11 +91,12 @@ struct bt_stubs {
 	const struct bt_exit *(*enter_at)(struct bt_cpu *cpu, const void *code);
 	/* translated code jumps or calls these */
 	const uint8_t *exit_hw, *exit_slot; /* T1: struct bt_exit */
-	const uint8_t *jc_exit;             /* T0: guest rip; flags in the slot */
-	const uint8_t *jc_miss[JC_CLASSES]; /* and T1: index that missed; looks beside it, then leaves */
-	const uint8_t *slow, *commit;       /* called; T0: address, T1: struct bt_access */
+	const uint8_t *jc_exit;		    /* T0: guest rip; flags in the slot */
+	const uint8_t
+	    *jc_miss[JC_CLASSES];     /* and T1: index that missed; looks beside it, then leaves */
+	const uint8_t *slow, *commit; /* called; T0: address, T1: struct bt_access */
 	const uint8_t *seg, *check;
-	const uint8_t *landing;             /* where the signal handler sends a faulting thread */
+	const uint8_t *landing; /* where the signal handler sends a faulting thread */
 };
 
 #define BT_HASH_BITS 18
@@ -130,11 +134,13 @@ void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *targe
 /** bt_cache_flush() - drop all blocks; only inside bt_exclusive_begin/end, with vm->lock */
 void bt_cache_flush(struct bt_vm *vm);
 
-/** bt_cache_written() - guest memory was written: drop the blocks on [@gpa, @gpa+@len); takes vm->lock */
+/** bt_cache_written() - guest memory was written: drop the blocks on [@gpa, @gpa+@len); takes
+ * vm->lock */
 void bt_cache_written(struct bt_vm *vm, uint64_t gpa, uint64_t len);
 
 struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *host_pc);
-const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b, const uint8_t *host_pc);
+const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b,
+						const uint8_t *host_pc);
 
 /** ram_page() - RAM page number of @gpa for page_blocks and code_map; -1 when not RAM */
 static inline int64_t ram_page(const struct guest_mem *mem, uint64_t gpa)
@@ -155,13 +161,14 @@ void bt_stubs_make(struct bt_vm *vm);
 /**
  * bt_translate() - translate the block at st.rip
  * @key: cpu->key, perhaps with KEY_PLAIN
- * @gpa: physical address of the first byte; @code: its host bytes to the page's end (@avail of them)
+ * @gpa: physical address of the first byte; @code: its host bytes to the page's end (@avail of
+ * them)
  * @code2, @gpa2: the following page, NULL/0 when it is not mapped
  *
  * vm->lock is held and there is room. Return: the block, not yet inserted.
  */
-struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
-			      const uint8_t *code2, uint64_t gpa2);
+struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code,
+			      unsigned avail, const uint8_t *code2, uint64_t gpa2);
 
 size_t bt_translator_size(void); /* of a vCPU's scratch memory for it */
 
@@ -188,11 +195,16 @@ void bt_exclusive_end(struct bt_vm *vm);
 static inline unsigned bt_jc_class(uint32_t key)
 {
 	switch (key & ~KEY_PLAIN) {
-	case MODE_64: return JC_KERNEL;
-	case MODE_64 | KEY_AC: return JC_KERNEL_AC;
-	case MODE_64 | KEY_USER: return JC_USER64;
-	case MODE_32 | KEY_USER | KEY_SS32: return JC_USER32;
-	default: return JC_OTHER;
+	case MODE_64:
+		return JC_KERNEL;
+	case MODE_64 | KEY_AC:
+		return JC_KERNEL_AC;
+	case MODE_64 | KEY_USER:
+		return JC_USER64;
+	case MODE_32 | KEY_USER | KEY_SS32:
+		return JC_USER32;
+	default:
+		return JC_OTHER;
 	}
 }
 
@@ -201,7 +213,8 @@ static inline unsigned bt_jc_index(uint64_t rip)
 	return (rip ^ rip >> JC_BITS) & (JC_SIZE - 1);
 }
 
-/** bt_jc_invalid() - a tag for an empty slot: a rip that is looked for in neither it nor the one beside */
+/** bt_jc_invalid() - a tag for an empty slot: a rip that is looked for in neither it nor the one
+ * beside */
 static inline uint64_t bt_jc_invalid(unsigned index)
 {
 	return index < 2 ? 2 : 0;

@@ -43,8 +43,9 @@ static void emit_modrm(struct out *o, const struct enc *e)
 void enc_emit(struct out *o, const struct enc *e)
 {
 	bool x = (e->kind == RM_SIB || e->kind == RM_GS_INDEX8) && (e->index & 8);
-	bool b = e->kind == RM_REG || e->plus_reg ? e->rm & 8 :
-		 e->kind == RM_BASE || e->kind == RM_SIB ? e->base & 8 : 0;
+	bool b = e->kind == RM_REG || e->plus_reg	   ? e->rm & 8
+		 : e->kind == RM_BASE || e->kind == RM_SIB ? e->base & 8
+							   : 0;
 	bool r = e->reg & 8;
 
 	if (e->lock)
@@ -58,7 +59,8 @@ void enc_emit(struct out *o, const struct enc *e)
 		} else {
 			out8(o, 0xc4);
 			out8(o, (r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | e->map);
-			out8(o, (e->w ? 0x80 : 0) | (~e->vvvv & 15) << 3 | e->vex_l << 2 | e->vex_pp);
+			out8(o,
+			     (e->w ? 0x80 : 0) | (~e->vvvv & 15) << 3 | e->vex_l << 2 | e->vex_pp);
 		}
 		out8(o, e->opcode);
 	} else {
@@ -87,45 +89,76 @@ void enc_emit(struct out *o, const struct enc *e)
 
 void e_rr(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned rm)
 {
-	enc_emit(o, &(struct enc){ .w = w, .opcode = opcode, .reg = reg, .kind = RM_REG, .rm = rm });
+	enc_emit(o,
+		 &(struct enc) { .w = w, .opcode = opcode, .reg = reg, .kind = RM_REG, .rm = rm });
 }
 
 void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, int32_t disp)
 {
-	enc_emit(o, &(struct enc){ .w = w, .opcode = opcode, .reg = reg, .kind = RM_BASE, .base = base, .disp = disp });
+	enc_emit(o, &(struct enc) { .w = w,
+				    .opcode = opcode,
+				    .reg = reg,
+				    .kind = RM_BASE,
+				    .base = base,
+				    .disp = disp });
 }
 
 void e_rgs(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off)
 {
-	enc_emit(o, &(struct enc){ .w = w, .opcode = opcode, .reg = reg, .kind = RM_GS, .disp = off });
+	enc_emit(
+	    o, &(struct enc) { .w = w, .opcode = opcode, .reg = reg, .kind = RM_GS, .disp = off });
 }
 
 void e_rgs8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off)
 {
-	enc_emit(o, &(struct enc){ .w = w, .opcode = opcode, .reg = reg, .kind = RM_GS_INDEX8, .index = index, .disp = off });
+	enc_emit(o, &(struct enc) { .w = w,
+				    .opcode = opcode,
+				    .reg = reg,
+				    .kind = RM_GS_INDEX8,
+				    .index = index,
+				    .disp = off });
 }
 
 void e_ri(struct out *o, bool w, unsigned ext, unsigned rm, int32_t imm)
 {
 	bool small = imm == (int8_t)imm;
 
-	enc_emit(o, &(struct enc){ .w = w, .opcode = small ? 0x83 : 0x81, .reg = ext, .kind = RM_REG, .rm = rm,
-				   .imm = imm, .imm_size = small ? 1 : 4 });
+	enc_emit(o, &(struct enc) { .w = w,
+				    .opcode = small ? 0x83 : 0x81,
+				    .reg = ext,
+				    .kind = RM_REG,
+				    .rm = rm,
+				    .imm = imm,
+				    .imm_size = small ? 1 : 4 });
 }
 
 void e_mov_ri64(struct out *o, unsigned reg, uint64_t imm)
 {
 	if (imm == (uint32_t)imm)
-		enc_emit(o, &(struct enc){ .opcode = 0xb8, .plus_reg = true, .rm = reg, .imm = imm, .imm_size = 4 });
+		enc_emit(
+		    o,
+		    &(struct enc) {
+			.opcode = 0xb8, .plus_reg = true, .rm = reg, .imm = imm, .imm_size = 4 });
 	else if ((int64_t)imm == (int32_t)imm)
-		enc_emit(o, &(struct enc){ .w = true, .opcode = 0xc7, .kind = RM_REG, .rm = reg, .imm = imm, .imm_size = 4 });
+		enc_emit(o, &(struct enc) { .w = true,
+					    .opcode = 0xc7,
+					    .kind = RM_REG,
+					    .rm = reg,
+					    .imm = imm,
+					    .imm_size = 4 });
 	else
-		enc_emit(o, &(struct enc){ .w = true, .opcode = 0xb8, .plus_reg = true, .rm = reg, .imm = imm, .imm_size = 8 });
+		enc_emit(o, &(struct enc) { .w = true,
+					    .opcode = 0xb8,
+					    .plus_reg = true,
+					    .rm = reg,
+					    .imm = imm,
+					    .imm_size = 8 });
 }
 
 void e_mov_gs_imm32(struct out *o, int32_t off, uint32_t imm)
 {
-	enc_emit(o, &(struct enc){ .opcode = 0xc7, .kind = RM_GS, .disp = off, .imm = imm, .imm_size = 4 });
+	enc_emit(o, &(struct enc) {
+			.opcode = 0xc7, .kind = RM_GS, .disp = off, .imm = imm, .imm_size = 4 });
 }
 
 void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp)
@@ -133,15 +166,22 @@ void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp)
 	e_rm(o, w, 0x8d, dst, base, disp);
 }
 
-void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale, int32_t disp)
+void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale,
+	       int32_t disp)
 {
 	if (index < 0) {
 		e_lea(o, w, dst, base, disp);
 		return;
 	}
 	if (base >= 0) {
-		enc_emit(o, &(struct enc){ .w = w, .opcode = 0x8d, .reg = dst, .kind = RM_SIB, .base = base,
-					   .index = index, .scale = scale, .disp = disp });
+		enc_emit(o, &(struct enc) { .w = w,
+					    .opcode = 0x8d,
+					    .reg = dst,
+					    .kind = RM_SIB,
+					    .base = base,
+					    .index = index,
+					    .scale = scale,
+					    .disp = disp });
 		return;
 	}
 	/* index without base: mod 0, base 101, disp32 */
@@ -154,12 +194,20 @@ void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigne
 
 void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n)
 {
-	enc_emit(o, &(struct enc){ .w = w, .opcode = 0xc1, .reg = ext, .kind = RM_REG, .rm = rm, .imm = n, .imm_size = 1 });
+	enc_emit(o, &(struct enc) { .w = w,
+				    .opcode = 0xc1,
+				    .reg = ext,
+				    .kind = RM_REG,
+				    .rm = rm,
+				    .imm = n,
+				    .imm_size = 1 });
 }
 
 void e_jmp_gs8(struct out *o, unsigned index, int32_t off)
 {
-	enc_emit(o, &(struct enc){ .opcode = 0xff, .reg = 4, .kind = RM_GS_INDEX8, .index = index, .disp = off });
+	enc_emit(o,
+		 &(struct enc) {
+		     .opcode = 0xff, .reg = 4, .kind = RM_GS_INDEX8, .index = index, .disp = off });
 }
 
 void e_jmp(struct out *o, const void *target)

@@ -20,13 +20,20 @@
 #define HOST_GUEST_RSP 15
 #define HOMED (-1)
 
-static const int8_t reg_map[16] = { 0, 1, 2, 3, HOST_GUEST_RSP, 5, 6, 7, 8, 9, HOMED, HOMED, 12, 13, 14, HOMED };
+static const int8_t reg_map[16] = { 0,	   1,  2,  3,  HOST_GUEST_RSP, 5, 6, 7, 8, 9, HOMED,
+				    HOMED, 12, 13, 14, HOMED };
 
 #define CPU_OFF(member) ((int32_t)offsetof(struct bt_cpu, member))
 #define REG_OFF(greg) (CPU_OFF(st.regs) + 8 * (int32_t)(greg))
 
-enum enc_rm { RM_REG, RM_BASE /* [base + disp] */, RM_SIB /* [base + index * scale + disp] */,
-	      RM_GS /* gs:[disp] */, RM_GS_INDEX8 /* gs:[index * 8 + disp] */, RM_NONE };
+enum enc_rm {
+	RM_REG,
+	RM_BASE /* [base + disp] */,
+	RM_SIB /* [base + index * scale + disp] */,
+	RM_GS /* gs:[disp] */,
+	RM_GS_INDEX8 /* gs:[index * 8 + disp] */,
+	RM_NONE
+};
 
 /* One host instruction to be encoded. */
 struct enc {
@@ -34,9 +41,9 @@ struct enc {
 	bool w, force_rex, vex;
 	uint8_t vex_l, vex_pp, vvvv;
 	uint8_t map, opcode;
-	bool plus_reg;  /* register in the opcode byte: rm */
-	uint8_t reg;    /* register or opcode extension */
-	uint8_t kind;   /* enum enc_rm */
+	bool plus_reg; /* register in the opcode byte: rm */
+	uint8_t reg;   /* register or opcode extension */
+	uint8_t kind;  /* enum enc_rm */
 	uint8_t rm, base, index, scale;
 	int32_t disp;
 	uint8_t imm_size;
@@ -72,24 +79,28 @@ void e_rr(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned rm);
 void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, int32_t disp);
 void e_rgs(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off);
 void e_rgs8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off);
-void e_ri(struct out *o, bool w, unsigned ext, unsigned rm, int32_t imm); /* group 1: add or adc sbb and sub xor cmp */
+void e_ri(struct out *o, bool w, unsigned ext, unsigned rm,
+	  int32_t imm); /* group 1: add or adc sbb and sub xor cmp */
 void e_mov_ri64(struct out *o, unsigned reg, uint64_t imm);
 void e_mov_gs_imm32(struct out *o, int32_t off, uint32_t imm); /* mov dword gs:[off], imm */
 void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp);
-void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale, int32_t disp);
+void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale,
+	       int32_t disp);
 void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n); /* 4 shl, 5 shr */
 void e_jmp_gs8(struct out *o, unsigned index, int32_t off); /* jmp gs:[index * 8 + off] */
 void e_jmp(struct out *o, const void *target);
 void e_call(struct out *o, const void *target);
 void e_jcc(struct out *o, unsigned cc, const void *target); /* rel32 */
 
-/* rel32 that may be patched while other threads run it: its four bytes never cross an 8-byte boundary */
+/* rel32 that may be patched while other threads run it: its four bytes never cross an 8-byte
+ * boundary */
 uint8_t *e_jmp_patchable(struct out *o);
 uint8_t *e_jcc_patchable(struct out *o, unsigned cc);
 
 static inline void patch_rel32(uint8_t *field, const void *target)
 {
-	__atomic_store_n((int32_t *)field, (int32_t)((const uint8_t *)target - (field + 4)), __ATOMIC_RELEASE);
+	__atomic_store_n((int32_t *)field, (int32_t)((const uint8_t *)target - (field + 4)),
+			 __ATOMIC_RELEASE);
 }
 
 static inline void e_mov_rr(struct out *o, unsigned dst, unsigned src)

@@ -11,8 +11,8 @@
 #include "accel/bt/cache.h"
 
 struct walk {
-	uint64_t gpa;     /* of the byte */
-	bool write;       /* a write would be allowed and D is set */
+	uint64_t gpa; /* of the byte */
+	bool write;   /* a write would be allowed and D is set */
 	bool global;
 	uint64_t page_size;
 };
@@ -33,11 +33,13 @@ static bool set_bits(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t o
 	bool ok;
 
 	if (size == 8) {
-		ok = __atomic_compare_exchange_n((uint64_t *)p, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		ok = __atomic_compare_exchange_n((uint64_t *)p, &old, old | bits, false,
+						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	} else {
 		uint32_t old32 = old;
 
-		ok = __atomic_compare_exchange_n((uint32_t *)p, &old32, old32 | (uint32_t)bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		ok = __atomic_compare_exchange_n((uint32_t *)p, &old32, old32 | (uint32_t)bits,
+						 false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	}
 	return ok;
 }
@@ -48,7 +50,8 @@ static uint64_t read_entry(struct bt_cpu *cpu, uint64_t gpa, unsigned size)
 
 	if (!p)
 		return 0; /* no memory there: not present */
-	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED) : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
+			 : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
 }
 
 #define PTE_P 1ull
@@ -66,25 +69,32 @@ static uint64_t read_entry(struct bt_cpu *cpu, uint64_t gpa, unsigned size)
  * Walk for one access. Return 0, or the #PF error code | 1 << 31.
  * @user: access by CPL 3; @ac: supervisor data access to user pages is allowed
  */
-static uint32_t walk(struct bt_cpu *cpu, uint64_t la, unsigned acc, bool user, bool ac, struct walk *w)
+static uint32_t walk(struct bt_cpu *cpu, uint64_t la, unsigned acc, bool user, bool ac,
+		     struct walk *w)
 {
 	uint64_t cr0 = cpu->st.cr0, cr4 = cpu->st.cr4;
 	bool nxe = cpu->st.efer & EFER_NXE;
-	uint32_t code = (acc == ACC_WRITE ? PF_ERR_W : 0) | (user ? PF_ERR_U : 0) |
-			(acc == ACC_FETCH && ((nxe && (cr4 & CR4_PAE)) || (cr4 & CR4_SMEP)) ? PF_ERR_I : 0) | 1u << 31;
+	uint32_t code =
+	    (acc == ACC_WRITE ? PF_ERR_W : 0) | (user ? PF_ERR_U : 0) |
+	    (acc == ACC_FETCH && ((nxe && (cr4 & CR4_PAE)) || (cr4 & CR4_SMEP)) ? PF_ERR_I : 0) |
+	    1u << 31;
 
 	if (!(cr0 & CR0_PG)) {
-		*w = (struct walk){ .gpa = (uint32_t)la, .write = true, .page_size = PAGE_SIZE };
+		*w = (struct walk) { .gpa = (uint32_t)la, .write = true, .page_size = PAGE_SIZE };
 		return 0;
 	}
 
 	bool pae = cr4 & CR4_PAE, lma = cpu->st.efer & EFER_LMA;
 	unsigned levels = lma ? 4 : pae ? 3 : 2, entry_size = pae ? 8 : 4;
 	uint64_t addr_mask = pae ? (PHYS_MASK & ~0xfffull) : 0xfffff000ull;
-	uint64_t rsvd = pae ? (((1ull << 52) - 1) & ~PHYS_MASK) | (nxe ? 0 : PTE_NX) | (lma ? 0 : 0x7ff0000000000000ull) : 0;
+	uint64_t rsvd = pae ? (((1ull << 52) - 1) & ~PHYS_MASK) | (nxe ? 0 : PTE_NX) |
+				  (lma ? 0 : 0x7ff0000000000000ull)
+			    : 0;
 
 again:;
-	uint64_t table = lma ? cpu->st.cr3 & addr_mask : pae ? cpu->st.cr3 & 0xffffffe0ull : cpu->st.cr3 & 0xfffff000ull;
+	uint64_t table = lma   ? cpu->st.cr3 & addr_mask
+			 : pae ? cpu->st.cr3 & 0xffffffe0ull
+			       : cpu->st.cr3 & 0xfffff000ull;
 	uint64_t may_write = PTE_W, may_user = PTE_U, nx = 0;
 	struct {
 		uint64_t gpa, val;
@@ -93,7 +103,8 @@ again:;
 
 	for (unsigned level = levels; level >= 1; level--) {
 		unsigned shift = PAGE_SHIFT + (level - 1) * (pae ? 9 : 10);
-		unsigned index = pae ? (la >> shift) & (level == 3 && !lma ? 3 : 511) : (la >> shift) & 1023;
+		unsigned index =
+		    pae ? (la >> shift) & (level == 3 && !lma ? 3 : 511) : (la >> shift) & 1023;
 		uint64_t gpa = table + index * entry_size;
 		uint64_t e = read_entry(cpu, gpa, entry_size);
 
@@ -285,10 +296,14 @@ uint64_t bt_phys_ld(struct bt_cpu *cpu, uint64_t gpa, unsigned size)
 
 	if (p) {
 		switch (size) {
-		case 1: return *(volatile uint8_t *)p;
-		case 2: return *(volatile uint16_t *)p;
-		case 4: return *(volatile uint32_t *)p;
-		case 8: return *(volatile uint64_t *)p;
+		case 1:
+			return *(volatile uint8_t *)p;
+		case 2:
+			return *(volatile uint16_t *)p;
+		case 4:
+			return *(volatile uint32_t *)p;
+		case 8:
+			return *(volatile uint64_t *)p;
 		}
 		bt_copy(&v, p, size);
 		return v;
@@ -303,11 +318,20 @@ void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val)
 	if (!p)
 		return;
 	switch (size) {
-	case 1: *(volatile uint8_t *)p = val; break;
-	case 2: *(volatile uint16_t *)p = val; break;
-	case 4: *(volatile uint32_t *)p = val; break;
-	case 8: *(volatile uint64_t *)p = val; break;
-	default: bt_copy(p, &val, size);
+	case 1:
+		*(volatile uint8_t *)p = val;
+		break;
+	case 2:
+		*(volatile uint16_t *)p = val;
+		break;
+	case 4:
+		*(volatile uint32_t *)p = val;
+		break;
+	case 8:
+		*(volatile uint64_t *)p = val;
+		break;
+	default:
+		bt_copy(p, &val, size);
 	}
 	if (is_code(cpu, gpa) || is_code(cpu, gpa + size - 1))
 		bt_cache_written(cpu->vm, gpa, size);
@@ -329,7 +353,10 @@ static void phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned l
 		return;
 	}
 	while (len) {
-		unsigned n = len >= 8 && !(gpa & 7) ? 8 : len >= 4 && !(gpa & 3) ? 4 : len >= 2 && !(gpa & 1) ? 2 : 1;
+		unsigned n = len >= 8 && !(gpa & 7)   ? 8
+			     : len >= 4 && !(gpa & 3) ? 4
+			     : len >= 2 && !(gpa & 1) ? 2
+						      : 1;
 
 		if (write) {
 			uint64_t v = 0;
@@ -349,7 +376,8 @@ static void phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned l
 
 /* ---- C code's access ---- */
 
-static uint8_t *tlb_hit(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write, enum bt_kind kind)
+static uint8_t *tlb_hit(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write,
+			enum bt_kind kind)
 {
 	struct bt_tlb *t = &cpu->tlb[bt_tlb_class(cpu, kind)];
 	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
@@ -358,7 +386,8 @@ static uint8_t *tlb_hit(struct bt_cpu *cpu, uint64_t la, unsigned size, bool wri
 	return off <= PAGE_SIZE - size ? (uint8_t *)t->host[i] + off : NULL;
 }
 
-static void move(struct bt_cpu *cpu, uint64_t la, uint8_t *buf, unsigned len, bool write, enum bt_kind kind)
+static void move(struct bt_cpu *cpu, uint64_t la, uint8_t *buf, unsigned len, bool write,
+		 enum bt_kind kind)
 {
 	unsigned first = min_u64(len, PAGE_SIZE - (la & 0xfff));
 	uint64_t la2 = bt_64bit(cpu) || bt_long_mode(cpu) ? la + first : (uint32_t)(la + first);
@@ -380,10 +409,14 @@ uint64_t bt_ld(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind
 
 	if (p) {
 		switch (size) {
-		case 1: return *(volatile uint8_t *)p;
-		case 2: return *(volatile uint16_t *)p;
-		case 4: return *(volatile uint32_t *)p;
-		case 8: return *(volatile uint64_t *)p;
+		case 1:
+			return *(volatile uint8_t *)p;
+		case 2:
+			return *(volatile uint16_t *)p;
+		case 4:
+			return *(volatile uint32_t *)p;
+		case 8:
+			return *(volatile uint64_t *)p;
 		}
 	}
 	move(cpu, la, (uint8_t *)&v, size, false, kind);
@@ -396,10 +429,18 @@ void bt_st(struct bt_cpu *cpu, uint64_t la, unsigned size, uint64_t val, enum bt
 
 	if (p) {
 		switch (size) {
-		case 1: *(volatile uint8_t *)p = val; return;
-		case 2: *(volatile uint16_t *)p = val; return;
-		case 4: *(volatile uint32_t *)p = val; return;
-		case 8: *(volatile uint64_t *)p = val; return;
+		case 1:
+			*(volatile uint8_t *)p = val;
+			return;
+		case 2:
+			*(volatile uint16_t *)p = val;
+			return;
+		case 4:
+			*(volatile uint32_t *)p = val;
+			return;
+		case 8:
+			*(volatile uint64_t *)p = val;
+			return;
 		}
 	}
 	move(cpu, la, (uint8_t *)&val, size, true, kind);
@@ -414,7 +455,8 @@ static void probe(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write, en
 	check_canonical(cpu, la, size, false);
 	translate(cpu, la, write, kind);
 	if (first < size)
-		translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), write, kind);
+		translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), write,
+			  kind);
 }
 
 void bt_probe_read(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind)
@@ -476,7 +518,8 @@ uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned 
 	if (cpu->st.cr0 & CR0_PE && !(cpu->st.rflags & FL_VM)) {
 		if (s->attr & SEG_ATTR_UNUSABLE)
 			bt_raise_err(cpu, fault, 0);
-		if (type & 8 ? write || !(type & 2) : write && !(type & 2)) /* code: no writes, maybe no reads */
+		if (type & 8 ? write || !(type & 2)
+			     : write && !(type & 2)) /* code: no writes, maybe no reads */
 			bt_raise_err(cpu, VEC_GP, 0);
 	}
 	if ((type & 12) == 4) { /* expand-down data */
@@ -484,7 +527,8 @@ uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned 
 
 		if (off <= s->limit || last > top)
 			bt_raise_err(cpu, fault, 0);
-	} else if (last > s->limit && !(s->limit == 0xffffffffu && last >> 32 && off <= 0xffffffffu)) {
+	} else if (last > s->limit &&
+		   !(s->limit == 0xffffffffu && last >> 32 && off <= 0xffffffffu)) {
 		bt_raise_err(cpu, fault, 0);
 	}
 	return (uint32_t)(s->base + off);
@@ -675,8 +719,8 @@ static void enter_slow(struct bt_cpu *cpu, const struct bt_access *a)
 	if (!bt_64bit(cpu))
 		cpu->st.rip = (uint32_t)cpu->st.rip;
 	if (a->flags_in_slot)
-		cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (cpu->flag_slot >> 8 & 0xd5) |
-				 (cpu->flag_slot & 1) << 11;
+		cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) |
+				 (cpu->flag_slot >> 8 & 0xd5) | (cpu->flag_slot & 1) << 11;
 }
 
 /* An unmasked x87 exception waits for the next waiting instruction (FSW.ES). */
@@ -704,7 +748,8 @@ uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access 
 	if (a->aligned && (la & (size - 1)))
 		bt_raise_err(cpu, VEC_GP, 0);
 	if (!bt_64bit(cpu) && !(cpu->key & KEY_SEGS) && a->seg <= SEG_DS && la + size > 1ull << 32)
-		bt_raise_err(cpu, a->seg == SEG_SS ? VEC_SS : VEC_GP, 0); /* beyond the flat segment's limit */
+		bt_raise_err(cpu, a->seg == SEG_SS ? VEC_SS : VEC_GP,
+			     0); /* beyond the flat segment's limit */
 	check_canonical(cpu, la, size, a->seg == SEG_SS);
 	if ((cpu->key & KEY_ALIGN) && (la & (size - 1)) && !(size & (size - 1)) && size <= 8)
 		bt_raise_err(cpu, VEC_AC, 0);
@@ -715,7 +760,8 @@ uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access 
 		return (uintptr_t)(ram_host(cpu, g1) + (g1 & 0xfff));
 	}
 	if (first < size)
-		g2 = translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), a->write & MEM_WRITE, BT_CPL);
+		g2 = translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first),
+			       a->write & MEM_WRITE, BT_CPL);
 
 	uint8_t *buf = cpu->bounce + (la & 63);
 

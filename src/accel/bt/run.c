@@ -262,7 +262,8 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 	return false;
 }
 
-/* The block at st.rip under the current key and @key_bits; translates it when there is none. Raises fetch faults. */
+/* The block at st.rip under the current key and @key_bits; translates it when there is none. Raises
+ * fetch faults. */
 static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *ret_global)
 {
 	static const uint8_t ones[PAGE_SIZE] = { [0 ... PAGE_SIZE - 1] = 0xff };
@@ -281,19 +282,23 @@ static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *
 		if (!bt_fetch_page(cpu, bt_long_mode(cpu) ? next : (uint32_t)next, true, &f2)) {
 			struct insn in;
 
-			f2 = (struct bt_fetch){ 0 };
-			if (insn_decode(cpu->key & KEY_MODE_MASK, f.host + off, PAGE_SIZE - off, &in) == -EAGAIN)
-				bt_fetch_page(cpu, bt_long_mode(cpu) ? next : (uint32_t)next, false, &f2);
+			f2 = (struct bt_fetch) { 0 };
+			if (insn_decode(cpu->key & KEY_MODE_MASK, f.host + off, PAGE_SIZE - off,
+					&in) == -EAGAIN)
+				bt_fetch_page(cpu, bt_long_mode(cpu) ? next : (uint32_t)next, false,
+					      &f2);
 		} else if (!f2.host) {
 			f2.host = ones;
 		}
 	}
 
 	uint64_t gpa = f.gpa + off, gpa_key = gpa << 12 | cpu->key | key_bits;
-	struct bt_find *lately = &cpu->find[(gpa ^ gpa >> 12 ^ (cpu->key | key_bits) << 4) & (FIND_SIZE - 1)];
+	struct bt_find *lately =
+	    &cpu->find[(gpa ^ gpa >> 12 ^ (cpu->key | key_bits) << 4) & (FIND_SIZE - 1)];
 
 	/* Blocks stay where they are until the cache starts anew, which empties find[], too. */
-	if (lately->gpa_key == gpa_key && lately->block && __atomic_load_n(&lately->block->valid, __ATOMIC_ACQUIRE) &&
+	if (lately->gpa_key == gpa_key && lately->block &&
+	    __atomic_load_n(&lately->block->valid, __ATOMIC_ACQUIRE) &&
 	    (!lately->block->gpa2 || lately->block->gpa2 == f2.gpa)) {
 		*ret_global = f.global && (!lately->block->gpa2 || f2.global);
 		return lately->block;
@@ -315,7 +320,8 @@ again:
 		}
 		if (!own_page(cpu, gpa, f.host) || (f2.host && !own_page(cpu, f2.gpa, f2.host)))
 			goto again;
-		b = bt_translate(cpu, cpu->key | key_bits, gpa, f.host + off, PAGE_SIZE - off, f2.host, f2.gpa);
+		b = bt_translate(cpu, cpu->key | key_bits, gpa, f.host + off, PAGE_SIZE - off,
+				 f2.host, f2.gpa);
 		bt_cache_insert(vm, b);
 	}
 	lately->gpa_key = gpa_key;
@@ -346,7 +352,8 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 
 	unsigned group = class != JC_USER64 && class != JC_USER32;
 
-	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0); page <= end; page++)
+	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0);
+	     page <= end; page++)
 		cpu->jc_pages[group][page % JC_PAGES / 64] |= 1ull << (page & 63);
 	if (!global)
 		cpu->jc_nonglobal |= 1u << class;
@@ -356,7 +363,8 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 
 static void flags_from_slot(struct bt_cpu *cpu)
 {
-	cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (cpu->flag_slot >> 8 & 0xd5) | (cpu->flag_slot & 1) << 11;
+	cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (cpu->flag_slot >> 8 & 0xd5) |
+			 (cpu->flag_slot & 1) << 11;
 }
 
 static void prepare(struct bt_cpu *cpu)
@@ -369,7 +377,9 @@ static uint64_t page_rip(struct bt_cpu *cpu, int32_t off)
 {
 	uint64_t rip = cpu->vbase + off;
 
-	return bt_64bit(cpu) ? rip : cpu->st.segs[SEG_CS].attr & SEG_ATTR_DB ? (uint32_t)rip : (uint16_t)rip;
+	return bt_64bit(cpu)				 ? rip
+	       : cpu->st.segs[SEG_CS].attr & SEG_ATTR_DB ? (uint32_t)rip
+							 : (uint16_t)rip;
 }
 
 /* Translated code came back through @e. */
@@ -395,7 +405,8 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 		b = find_block(cpu, e->key_bits, &global);
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
-		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid && !(b->gpa2 && (b->key & KEY_PLAIN)))
+		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid &&
+		    !(b->gpa2 && (b->key & KEY_PLAIN)))
 			bt_cache_link(cpu->vm->cache, e, b); /* after a flush *e is gone */
 		cpu->resume = b;
 		cpu->resume_rip = cpu->st.rip;
@@ -427,15 +438,18 @@ static void run_blocks(struct bt_cpu *cpu)
 
 	if (b) {
 		cpu->resume = NULL;
-		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes && cpu->resume_rip == cpu->st.rip &&
-		    (b->key & ~KEY_PLAIN) == cpu->key && b->valid && !b->gpa2) {
+		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes &&
+		    cpu->resume_rip == cpu->st.rip && (b->key & ~KEY_PLAIN) == cpu->key &&
+		    b->valid && !b->gpa2) {
 			cpu->vbase = cpu->st.rip - b->page_off;
-			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base + b->entry));
+			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(
+				      cpu, cpu->vm->cache->base + b->entry));
 			return;
 		}
 	}
 	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_jc(
-			  cpu, offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc) + offsetof(struct bt_jc, code)));
+		      cpu, offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc) +
+			       offsetof(struct bt_jc, code)));
 }
 
 static void run_one(struct bt_cpu *cpu)
@@ -449,7 +463,8 @@ static void run_one(struct bt_cpu *cpu)
 	cpu->int_shadow = false;
 	prepare(cpu);
 	cpu->vbase = cpu->st.rip - b->page_off;
-	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base + b->entry));
+	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base +
+									    b->entry));
 	if (shadow && !cpu->int_shadow)
 		bt_update_key(cpu);
 	if (tf || (cpu->st.dr7 & 0xff))
@@ -473,7 +488,9 @@ static void take_events(struct bt_cpu *cpu)
 		atomic_fetch_or(&cpu->pending, PENDING_EVENT); /* look at the rest when run again */
 		return;
 	}
-	ev = lapic_take_events(cpu->lapic, LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0), &vector);
+	ev = lapic_take_events(cpu->lapic,
+			       LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0),
+			       &vector);
 	if (ev & LAPIC_EV_NMI)
 		cpu->nmi_pending = true;
 	if (ev & LAPIC_EV_INIT) {
@@ -554,18 +571,40 @@ void bt_landing(void)
 	if (v == VEC_GP)
 		bt_raise_err(cpu, v, 0);
 	if (v == VEC_PF)
-		bt_fail(cpu, VCPU_EXIT_ERROR, "internal error: translated code touched unmapped host memory");
+		bt_fail(cpu, VCPU_EXIT_ERROR,
+			"internal error: translated code touched unmapped host memory");
 	bt_raise(cpu, v);
 }
 
 /* Places in gregs[] (sys/ucontext.h of glibc, x86-64) */
-enum { G_R8, G_R9, G_R10, G_R11, G_R12, G_R13, G_R14, G_R15, G_RDI, G_RSI, G_RBP, G_RBX, G_RDX, G_RAX, G_RCX, G_RSP,
-       G_RIP, G_EFL, G_SEGS, G_ERR, G_TRAPNO };
+enum {
+	G_R8,
+	G_R9,
+	G_R10,
+	G_R11,
+	G_R12,
+	G_R13,
+	G_R14,
+	G_R15,
+	G_RDI,
+	G_RSI,
+	G_RBP,
+	G_RBX,
+	G_RDX,
+	G_RAX,
+	G_RCX,
+	G_RSP,
+	G_RIP,
+	G_EFL,
+	G_SEGS,
+	G_ERR,
+	G_TRAPNO
+};
 
 static void on_fault(int signo, siginfo_t *info, void *context)
 {
 	static const int8_t from[16] = { G_RAX, G_RCX, G_RDX, G_RBX, G_R15, G_RBP, G_RSI, G_RDI,
-					 G_R8, G_R9, -1, -1, G_R12, G_R13, G_R14, -1 };
+					 G_R8,	G_R9,  -1,    -1,    G_R12, G_R13, G_R14, -1 };
 	ucontext_t *uc = context;
 	greg_t *g = uc->uc_mcontext.gregs;
 	struct bt_cpu *cpu = self;
@@ -573,7 +612,8 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 	struct bt_cache *c = cpu ? cpu->vm->cache : NULL;
 
 	if (!c || pc < c->base || pc >= c->base + c->size) {
-		signal(signo, SIG_DFL); /* a bug of ours: die by the signal when the instruction repeats */
+		signal(signo,
+		       SIG_DFL); /* a bug of ours: die by the signal when the instruction repeats */
 		return;
 	}
 
@@ -591,7 +631,8 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 		if (site->flags_in_slot)
 			flags_from_slot(cpu);
 		else
-			cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (g[G_EFL] & FL_ARITH);
+			cpu->st.rflags =
+			    (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (g[G_EFL] & FL_ARITH);
 	}
 	g[G_RIP] = (greg_t)c->stubs.landing;
 	g[G_RSP] = cpu->host_rsp;
@@ -622,7 +663,9 @@ static void install_signals(void)
 static void bind_thread(struct bt_cpu *cpu)
 {
 	sigset_t set;
-	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = TIMER_SIGNAL, .sigev_value.sival_ptr = cpu };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID,
+			       .sigev_signo = TIMER_SIGNAL,
+			       .sigev_value.sival_ptr = cpu };
 
 	self = cpu;
 	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
@@ -651,7 +694,8 @@ static void op_kick(void *opaque)
 static void op_timer_arm(void *opaque, uint64_t deadline_ns)
 {
 	struct bt_cpu *cpu = opaque;
-	struct itimerspec its = { .it_value = { deadline_ns / 1000000000u, deadline_ns % 1000000000u } };
+	struct itimerspec its = { .it_value = { deadline_ns / 1000000000u,
+						deadline_ns % 1000000000u } };
 
 	cpu->timer_deadline_ns = deadline_ns;
 	if (cpu->timer_made)
@@ -688,8 +732,12 @@ static void op_eoi(void *opaque, uint8_t vector)
 }
 
 static const struct lapic_ops lapic_ops = {
-	.kick = op_kick, .timer_arm = op_timer_arm, .now_ns = op_now_ns, .guest_tsc = op_guest_tsc,
-	.tsc_to_ns = op_tsc_to_ns, .eoi = op_eoi,
+	.kick = op_kick,
+	.timer_arm = op_timer_arm,
+	.now_ns = op_now_ns,
+	.guest_tsc = op_guest_tsc,
+	.tsc_to_ns = op_tsc_to_ns,
+	.eoi = op_eoi,
 };
 
 /* ---- the accelerator's interface ---- */
@@ -755,16 +803,20 @@ static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
 		flushes += vm->cpus[i]->stat_tlb_flushes;
 	}
 	snprintf(buf, size,
-		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes %llu\nhot_bytes %zu\n"
-		 "cold_bytes %zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect %llu\nexits_sys %llu\n"
-		 "exits_next %llu\nexits_poll %llu\ntlb_fills %llu\ntlb_flushes %llu\njump_cache_clears %llu\nmmio %llu\n",
+		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes "
+		 "%llu\nhot_bytes %zu\n"
+		 "cold_bytes %zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect "
+		 "%llu\nexits_sys %llu\n"
+		 "exits_next %llu\nexits_poll %llu\ntlb_fills %llu\ntlb_flushes "
+		 "%llu\njump_cache_clears %llu\nmmio %llu\n",
 		 (unsigned long long)c->stat_blocks, (unsigned long long)c->stat_invalidated,
 		 (unsigned long long)c->stat_flushes, (unsigned long long)c->stat_guest_bytes,
 		 (size_t)(c->hot - c->hot_start), (size_t)(c->cold - c->cold_start), c->arena_used,
 		 (unsigned long long)exits[EXIT_DIRECT], (unsigned long long)exits[EXIT_INDIRECT],
 		 (unsigned long long)exits[EXIT_SYS], (unsigned long long)exits[EXIT_NEXT],
-		 (unsigned long long)exits[EXIT_POLL], (unsigned long long)fills, (unsigned long long)flushes,
-		 (unsigned long long)jc_clears, (unsigned long long)mmio);
+		 (unsigned long long)exits[EXIT_POLL], (unsigned long long)fills,
+		 (unsigned long long)flushes, (unsigned long long)jc_clears,
+		 (unsigned long long)mmio);
 }
 
 static void bt_vm_free(struct accel_vm *avm)
@@ -782,7 +834,8 @@ static void bt_vm_free(struct accel_vm *avm)
 	free(vm);
 }
 
-static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, struct irq_sink *ret_irq, struct err *err)
+static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
+		     struct irq_sink *ret_irq, struct err *err)
 {
 	struct bt_vm *vm = calloc(1, sizeof(*vm));
 	int r;
@@ -797,13 +850,13 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, s
 	vm->opt_nolink = has_word(cfg->debug, "nolink");
 	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
 	vm->opt_stats = has_word(cfg->debug, "stats");
-	vm->opt_trace = has_word(cfg->debug, "trace");
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->exclusive, NULL);
 	r = bt_cpuid_init(err);
 	if (!r) {
 		vm->tsc_khz = measure_tsc_khz();
-		r = bt_cache_new(vm, cfg->code_cache_bytes ? cfg->code_cache_bytes : CACHE_DEFAULT, err);
+		r = bt_cache_new(vm, cfg->code_cache_bytes ? cfg->code_cache_bytes : CACHE_DEFAULT,
+				 err);
 	}
 	if (!r && (r = lapic_set_new(vm->count, &vm->lapics)))
 		err_set(err, -r, "bt: cannot make the local APICs");
@@ -816,15 +869,17 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm, s
 		return r;
 	}
 	install_signals();
-	*ret_irq = (struct irq_sink){ .line = irq_line_set, .msi = irq_msi_send, .chip = vm };
+	*ret_irq = (struct irq_sink) { .line = irq_line_set, .msi = irq_msi_send, .chip = vm };
 	*ret_vm = (struct accel_vm *)vm;
 	return 0;
 }
 
-static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu **ret_vcpu, struct err *err)
+static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu **ret_vcpu,
+		       struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
-	struct bt_cpu *cpu = mmap(NULL, sizeof(*cpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct bt_cpu *cpu =
+	    mmap(NULL, sizeof(*cpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (cpu == MAP_FAILED)
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
@@ -911,15 +966,17 @@ static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
 }
 
 /*
- * The state has no time of its own, so between saving and setting some ticks pass, others on each vCPU.
- * What lies within a tenth of a second of vCPU 0 (or of the present) is meant to be the same.
+ * The state has no time of its own, so between saving and setting some ticks pass, others on each
+ * vCPU. What lies within a tenth of a second of vCPU 0 (or of the present) is meant to be the same.
  */
 static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
 {
-	uint64_t near = cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
+	uint64_t near =
+	    cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
 	int64_t off = (int64_t)(tsc - rdtsc() - near);
 
-	if (tsc && (off > (int64_t)cpu->vm->tsc_khz * 100 || off < -(int64_t)cpu->vm->tsc_khz * 100))
+	if (tsc &&
+	    (off > (int64_t)cpu->vm->tsc_khz * 100 || off < -(int64_t)cpu->vm->tsc_khz * 100))
 		cpu->tsc_offset = near + off;
 	else if (tsc)
 		cpu->tsc_offset = near;
@@ -930,8 +987,10 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
 
 	if (st->cr8 > 15)
-		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index, (unsigned long long)st->cr8);
-	if ((get_le64(st->xsave + 512) & ~7ull) || get_le64(st->xsave + 520) || (get_le32(st->xsave + 24) & ~0xffffu))
+		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index,
+			       (unsigned long long)st->cr8);
+	if ((get_le64(st->xsave + 512) & ~7ull) || get_le64(st->xsave + 520) ||
+	    (get_le32(st->xsave + 24) & ~0xffffu))
 		return err_set(err, EINVAL, "vCPU %u: the FPU image is not valid", cpu->index);
 	cpu->st = *st;
 	cpu->fpu_parked = true;
@@ -1003,7 +1062,18 @@ static void bt_reset(struct accel_vm *avm)
 }
 
 const struct accel_ops accel_bt = {
-	.name = "bt", .probe = bt_probe, .vm_new = bt_vm_new, .vm_free = bt_vm_free, .vcpu_new = bt_vcpu_new,
-	.vcpu_free = bt_vcpu_free, .vcpu_run = bt_vcpu_run, .vcpu_kick = bt_vcpu_kick, .vcpu_get_state = bt_get_state,
-	.vcpu_set_state = bt_set_state, .save = bt_save, .load = bt_load, .reset = bt_reset, .stats = bt_stats,
+	.name = "bt",
+	.probe = bt_probe,
+	.vm_new = bt_vm_new,
+	.vm_free = bt_vm_free,
+	.vcpu_new = bt_vcpu_new,
+	.vcpu_free = bt_vcpu_free,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = bt_vcpu_kick,
+	.vcpu_get_state = bt_get_state,
+	.vcpu_set_state = bt_set_state,
+	.save = bt_save,
+	.load = bt_load,
+	.reset = bt_reset,
+	.stats = bt_stats,
 };

@@ -26,7 +26,9 @@ static void load_pinned(struct out *o)
 /* rax, rcx, rdx, rsi, rdi, r8, r9: what a C function may have changed */
 static void load_volatile(struct out *o)
 {
-	static const uint8_t regs[] = { REG_RAX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_R8, REG_R9 };
+	static const uint8_t regs[] = {
+		REG_RAX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_R8, REG_R9
+	};
 
 	for (unsigned i = 0; i < sizeof(regs); i++)
 		e_load_gs(o, regs[i], REG_OFF(regs[i]));
@@ -58,7 +60,7 @@ static void flags_to_ax(struct out *o)
 static void flags_from_ax(struct out *o)
 {
 	out8(o, 0x04), out8(o, 0x7f); /* add al, 0x7f: OF */
-	out8(o, 0x9e);                /* sahf */
+	out8(o, 0x9e);		      /* sahf */
 }
 
 /* On entry rdi = cpu (also in gs), rsi = second argument. */
@@ -67,7 +69,9 @@ static void enter_prologue(struct out *o)
 	for (unsigned i = 0; i < sizeof(callee_saved); i++)
 		push(o, callee_saved[i]);
 	e_ri(o, true, 5, 4, 8); /* sub rsp, 8: aligned to 16 */
-	enc_emit(o, &(struct enc){ .w = true, .opcode = 0x89, .reg = 4, .kind = RM_GS, .disp = CPU_OFF(host_rsp) });
+	enc_emit(
+	    o, &(struct enc) {
+		   .w = true, .opcode = 0x89, .reg = 4, .kind = RM_GS, .disp = CPU_OFF(host_rsp) });
 }
 
 /* Flags from the slot, as bt_enter() in run.c put them there. */
@@ -167,7 +171,7 @@ void bt_stubs_make(struct bt_vm *vm)
 	save_pinned(&o);
 	exit_tail(&o);
 
-	c->miss_exit = (struct bt_exit){ .kind = EXIT_INDIRECT, .flags_in_slot = true };
+	c->miss_exit = (struct bt_exit) { .kind = EXIT_INDIRECT, .flags_in_slot = true };
 	s->jc_exit = o.p;
 	e_mov_ri64(&o, T1, (uintptr_t)&c->miss_exit);
 	e_jmp(&o, s->exit_slot);
@@ -175,8 +179,8 @@ void bt_stubs_make(struct bt_vm *vm)
 		uint32_t jc = offsetof(struct bt_cpu, jc) + k * sizeof(struct bt_jc);
 
 		/*
-		 * Ends: an entry stands in one slot only, so when the one beside matches but leads back here
-		 * (its block was dropped), the slot beside that does not match.
+		 * Ends: an entry stands in one slot only, so when the one beside matches but leads
+		 * back here (its block was dropped), the slot beside that does not match.
 		 */
 		s->jc_miss[k] = o.p;
 		e_ri(&o, false, 6, T1, 1);

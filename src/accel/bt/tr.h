@@ -10,9 +10,10 @@
 #define COLD_ENTRIES (BLOCK_INSNS * 2)
 #define FAULT_ENTRIES (BLOCK_INSNS * 2)
 #define GROUP_SPAN 1024 /* bytes that one group covers at most */
-#define GROUP_REACH (1 << 30) /* furthest displacement, so that sums of two and a span fit 32 bits */
-#define GROUPS 16       /* looked at in one block; BT_GROUP_SLOTS of them are used */
-#define BASE_RIP 16     /* pseudo register: rip-relative */
+#define GROUP_REACH                                                                                \
+	(1 << 30)   /* furthest displacement, so that sums of two and a span fit 32 bits */
+#define GROUPS 16   /* looked at in one block; BT_GROUP_SLOTS of them are used */
+#define BASE_RIP 16 /* pseudo register: rip-relative */
 
 enum place { IN_BODY, IN_END, IN_SYS };
 
@@ -20,14 +21,14 @@ enum flags_at { FLAGS_HW, FLAGS_SLOT, FLAGS_DEAD };
 
 /* The operation at the end of a memory access; T0 holds the host address. */
 enum mop {
-	MOP_COPY,        /* the instruction itself */
-	MOP_BITTEST,     /* the instruction with its bit offset, reduced to the operand, in spill[1] */
-	MOP_LOAD_T0,     /* T0 <- [T0] */
+	MOP_COPY,    /* the instruction itself */
+	MOP_BITTEST, /* the instruction with its bit offset, reduced to the operand, in spill[1] */
+	MOP_LOAD_T0, /* T0 <- [T0] */
 	/* pushes: rsp goes down after the store, before a commit may leave the block */
-	MOP_PUSH_REG,    /* [T0] <- guest register .arg */
-	MOP_PUSH_IMM,    /* [T0] <- sign-extended .arg */
-	MOP_PUSH_RIP,    /* [T0] <- rip of page offset .arg */
-	MOP_PUSH_SPILL,  /* [T0] <- spill[1] */
+	MOP_PUSH_REG,	/* [T0] <- guest register .arg */
+	MOP_PUSH_IMM,	/* [T0] <- sign-extended .arg */
+	MOP_PUSH_RIP,	/* [T0] <- rip of page offset .arg */
+	MOP_PUSH_SPILL, /* [T0] <- spill[1] */
 };
 
 struct group {
@@ -42,7 +43,7 @@ struct group {
 struct member {
 	int8_t group; /* -1: none */
 	bool first;
-	int32_t off;  /* from the group's lo */
+	int32_t off;   /* from the group's lo */
 	int32_t to_lo; /* what to add to the operand's displacement to get lo */
 };
 
@@ -68,14 +69,14 @@ struct tr {
 	uint32_t key;
 	enum insn_mode mode;
 	const uint8_t *code; /* of the page */
-	bool wide;           /* 64-bit code */
+	bool wide;	     /* 64-bit code */
 	bool stack_inline;   /* push, pop, call, ret are translated */
 	bool near_inline;    /* near control transfer is translated */
-	bool unlinked;       /* KEY_ONE: every way out leads to C */
-	bool cross;          /* its instruction crosses the page's end: no direct links */
+	bool unlinked;	     /* KEY_ONE: every way out leads to C */
+	bool cross;	     /* its instruction crosses the page's end: no direct links */
 
 	struct insn insns[BLOCK_INSNS];
-	int16_t offs[BLOCK_INSNS + 1]; /* page offset of each instruction and of the end */
+	int16_t offs[BLOCK_INSNS + 1];	/* page offset of each instruction and of the end */
 	uint16_t live[BLOCK_INSNS + 1]; /* live before instruction i; [n]: at the end */
 	unsigned count;
 
@@ -95,7 +96,8 @@ struct tr {
 /* translate.c */
 enum place tr_place_of(const struct tr *t, const struct insn *in);
 unsigned tr_peek_live(struct tr *t, int64_t off);
-int64_t tr_target_off(const struct tr *t, unsigned i); /* of a relative branch, from the page's start */
+int64_t tr_target_off(const struct tr *t,
+		      unsigned i); /* of a relative branch, from the page's start */
 
 /* tr_groups.c */
 void tr_find_groups(struct tr *t);
@@ -109,9 +111,11 @@ bool tr_must_restore(const struct tr *t, const struct insn *in);
 unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch);
 void tr_add_imm64(struct tr *t, unsigned reg, int64_t v); /* keeps flags; uses T1 */
 void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst);
-struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access, unsigned seg);
+struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access,
+				unsigned seg);
 void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a);
-void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp, bool flags_in_slot);
+void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp,
+		  bool flags_in_slot);
 
 /* tr_access.c */
 void tr_emit_colds(struct tr *t);

@@ -14,8 +14,13 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		break;
 	case MOP_BITTEST:
 		e_load_gs(o, T1, CPU_OFF(spill[1]));
-		enc_emit(o, &(struct enc){ .lock = c->in->lock, .w = c->in->opsize == 8, .map = 1, .opcode = c->in->opcode, .reg = T1,
-					   .kind = RM_BASE, .base = T0 });
+		enc_emit(o, &(struct enc) { .lock = c->in->lock,
+					    .w = c->in->opsize == 8,
+					    .map = 1,
+					    .opcode = c->in->opcode,
+					    .reg = T1,
+					    .kind = RM_BASE,
+					    .base = T0 });
 		break;
 	case MOP_LOAD_T0:
 		e_rm(o, w, 0x8b, T0, T0, c->disp);
@@ -24,8 +29,13 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		e_rm(o, w, 0x89, tr_use_reg(o, c->arg, T1), T0, c->disp);
 		break;
 	case MOP_PUSH_IMM:
-		enc_emit(o, &(struct enc){ .w = w, .opcode = 0xc7, .kind = RM_BASE, 
-				    .base = T0, .disp = c->disp, .imm = c->arg, .imm_size = 4 });
+		enc_emit(o, &(struct enc) { .w = w,
+					    .opcode = 0xc7,
+					    .kind = RM_BASE,
+					    .base = T0,
+					    .disp = c->disp,
+					    .imm = c->arg,
+					    .imm_size = 4 });
 		break;
 	case MOP_PUSH_RIP:
 		e_load_gs(o, T1, CPU_OFF(vbase));
@@ -41,12 +51,14 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		e_lea(o, w, HOST_GUEST_RSP, HOST_GUEST_RSP, -(int)c->size);
 }
 
-/* T1 <- slot of T0 (linear address), T0 <- offset in its page if the TLB has it; then the compare. Returns the tag's place. */
+/* T1 <- slot of T0 (linear address), T0 <- offset in its page if the TLB has it; then the compare.
+ * Returns the tag's place. */
 static uint32_t emit_check(struct tr *t, unsigned size, bool write)
 {
 	struct out *o = &t->hot;
 	uint32_t base = offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb);
-	uint32_t tag = base + (write ? offsetof(struct bt_tlb, write) : offsetof(struct bt_tlb, read));
+	uint32_t tag =
+	    base + (write ? offsetof(struct bt_tlb, write) : offsetof(struct bt_tlb, read));
 
 	e_mov_rr(o, T1, T0);
 	e_shift_i(o, true, 5, T1, PAGE_SHIFT);
@@ -55,8 +67,13 @@ static uint32_t emit_check(struct tr *t, unsigned size, bool write)
 	if (t->key & KEY_ALIGN) {
 		out8(o, 0xe9);
 	} else {
-		enc_emit(o, &(struct enc){ .w = true, .opcode = 0x81, .reg = 7, .kind = RM_REG, .rm = T0,
-					   .imm = PAGE_SIZE - size, .imm_size = 4 });
+		enc_emit(o, &(struct enc) { .w = true,
+					    .opcode = 0x81,
+					    .reg = 7,
+					    .kind = RM_REG,
+					    .rm = T0,
+					    .imm = PAGE_SIZE - size,
+					    .imm_size = 4 });
 		out8(o, 0x0f), out8(o, 0x87); /* ja */
 	}
 	o->p += 4;
@@ -65,22 +82,31 @@ static uint32_t emit_check(struct tr *t, unsigned size, bool write)
 
 static void emit_add_host(struct tr *t)
 {
-	e_rgs8(&t->hot, true, 0x03, T0, T1, offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb) +
-						offsetof(struct bt_tlb, host));
+	e_rgs8(&t->hot, true, 0x03, T0, T1,
+	       offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb) +
+		   offsetof(struct bt_tlb, host));
 }
 
 /*
  * Check T0 (linear address) and do the operation. Flags have been saved or
  * are dead. @restore: put the flags back before the operation.
  */
-static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a, enum mop mop, int64_t arg, bool restore)
+static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a, enum mop mop,
+			int64_t arg, bool restore)
 {
 	bool write = a->write & MEM_WRITE;
 	struct cold_entry *c = &t->colds[t->cold_count++];
 	uint32_t tag = emit_check(t, a->size, write);
 
-	*c = (struct cold_entry){ .jump = t->hot.p - 4, .in = in, .access = a, .arg = arg, .mop = mop, .restore = restore,
-				  .write = write, .tag_off = tag, .flags_in_slot = t->fs == FLAGS_SLOT && !restore };
+	*c = (struct cold_entry) { .jump = t->hot.p - 4,
+				   .in = in,
+				   .access = a,
+				   .arg = arg,
+				   .mop = mop,
+				   .restore = restore,
+				   .write = write,
+				   .tag_off = tag,
+				   .flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 	c->size = t->wide ? 8 : 4;
 	emit_add_host(t);
 	emit_mop(t, &t->hot, c);
@@ -120,9 +146,8 @@ static struct member *grouped(struct tr *t)
 	return m->group >= 0 ? m : NULL;
 }
 
-
-static void emit_grouped(struct tr *t, const struct member *m, const struct insn *in, unsigned base_host, int32_t disp,
-			 enum mop mop, int64_t arg, bool write)
+static void emit_grouped(struct tr *t, const struct member *m, const struct insn *in,
+			 unsigned base_host, int32_t disp, enum mop mop, int64_t arg, bool write)
 {
 	struct out *o = &t->hot;
 	struct group *g = &t->groups[m->group];
@@ -163,7 +188,12 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 	}
 	restore = in && mop == MOP_COPY && tr_must_restore(t, in);
 
-	struct cold_entry c = { .in = in, .arg = arg, .mop = mop, .disp = m->off, .size = 8, .restore = restore,
+	struct cold_entry c = { .in = in,
+				.arg = arg,
+				.mop = mop,
+				.disp = m->off,
+				.size = 8,
+				.restore = restore,
 				.flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 
 	emit_mop(t, o, &c);
@@ -171,12 +201,15 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		t->fs = FLAGS_HW;
 }
 
-/* Operands that raise #GP when they are not aligned (Intel SDM 2, 2.4 "exception types 1 and 4 of legacy SSE"). */
+/* Operands that raise #GP when they are not aligned (Intel SDM 2, 2.4 "exception types 1 and 4 of
+ * legacy SSE"). */
 static bool wants_alignment(const struct insn *in)
 {
 	if (in->vex)
-		return (in->map == 1 && (in->opcode == 0x28 || in->opcode == 0x29 || in->opcode == 0x2b ||
-					 (in->vex_pp == 1 && (in->opcode == 0x6f || in->opcode == 0x7f || in->opcode == 0xe7)))) ||
+		return (in->map == 1 &&
+			(in->opcode == 0x28 || in->opcode == 0x29 || in->opcode == 0x2b ||
+			 (in->vex_pp == 1 &&
+			  (in->opcode == 0x6f || in->opcode == 0x7f || in->opcode == 0xe7)))) ||
 		       (in->map == 2 && in->opcode == 0x2a && in->vex_pp == 1);
 	if (in->unit != UNIT_SSE || in->mem_size != 16)
 		return false;
@@ -202,8 +235,11 @@ void tr_emit_mem_copy(struct tr *t, const struct insn *in)
 	struct bt_access *a = tr_new_access(t, NULL, in->mem_size, in->mem_access, in->seg);
 
 	a->aligned = wants_alignment(in);
-	a->waits = in->unit == UNIT_MMX || (in->unit == UNIT_X87 && !(in->mod != 3 && (in->opcode & 0xfb) == 0xd9 && (in->reg & 7) == 7));
-	if (in->unit == UNIT_X87) /* a store that an unmasked exception suppresses must find what was there */
+	a->waits = in->unit == UNIT_MMX ||
+		   (in->unit == UNIT_X87 &&
+		    !(in->mod != 3 && (in->opcode & 0xfb) == 0xd9 && (in->reg & 7) == 7));
+	if (in->unit ==
+	    UNIT_X87) /* a store that an unmasked exception suppresses must find what was there */
 		a->write |= MEM_READ;
 	restore = tr_must_restore(t, in);
 	tr_emit_linear(t, in, a);
@@ -213,7 +249,8 @@ void tr_emit_mem_copy(struct tr *t, const struct insn *in)
 	a->next_flags_in_slot = t->fs == FLAGS_SLOT;
 }
 
-/* bt, bts, btr, btc with a bit offset in a register: the operand is the one that the offset selects. */
+/* bt, bts, btr, btc with a bit offset in a register: the operand is the one that the offset
+ * selects. */
 void tr_emit_bittest(struct tr *t, const struct insn *in)
 {
 	struct out *o = &t->hot;

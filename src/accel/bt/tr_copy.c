@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Flags, registers, addresses, and the copy of an instruction with mapped registers; see translate.c. */
+/* Flags, registers, addresses, and the copy of an instruction with mapped registers; see
+ * translate.c. */
 #include "accel/bt/tr.h"
 
 /* ---- flags ---- */
@@ -9,8 +10,8 @@ static void save_flags(struct tr *t)
 	struct out *o = &t->hot;
 
 	e_mov_rr(o, T1, 0);
-	out8(o, 0x9f);                                    /* lahf */
-	out8(o, 0x0f), out8(o, 0x90), out8(o, 0xc0);      /* seto al */
+	out8(o, 0x9f);				     /* lahf */
+	out8(o, 0x0f), out8(o, 0x90), out8(o, 0xc0); /* seto al */
 	e_rgs(o, false, 0x89, 0, CPU_OFF(flag_slot));
 	e_mov_rr(o, 0, T1);
 }
@@ -20,11 +21,12 @@ void tr_restore_flags(struct out *o)
 	e_mov_rr(o, T1, 0);
 	e_rgs(o, false, 0x8b, 0, CPU_OFF(flag_slot));
 	out8(o, 0x04), out8(o, 0x7f); /* add al, 0x7f */
-	out8(o, 0x9e);                /* sahf */
+	out8(o, 0x9e);		      /* sahf */
 	e_mov_rr(o, 0, T1);
 }
 
-/* EFLAGS are about to be destroyed by our own code, before instruction cur's operation (or after it). */
+/* EFLAGS are about to be destroyed by our own code, before instruction cur's operation (or after
+ * it). */
 void tr_clobber_flags(struct tr *t, unsigned live)
 {
 	if (t->fs != FLAGS_HW)
@@ -61,7 +63,8 @@ static unsigned live_after(const struct tr *t)
 bool tr_must_restore(const struct tr *t, const struct insn *in)
 {
 	return t->fs == FLAGS_SLOT &&
-	       ((in->flags_read & FL_ARITH) || ((in->flags_written & FL_ARITH) && (live_after(t) & ~in->flags_written)));
+	       ((in->flags_read & FL_ARITH) ||
+		((in->flags_written & FL_ARITH) && (live_after(t) & ~in->flags_written)));
 }
 
 /* ---- registers and addresses ---- */
@@ -100,7 +103,10 @@ void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst)
 		return;
 	}
 	if (in->base == INSN_NO_REG && in->index == INSN_NO_REG) {
-		e_mov_ri64(o, dst, w ? (uint64_t)in->disp : in->addrsize == 4 ? (uint32_t)in->disp : (uint16_t)in->disp);
+		e_mov_ri64(o, dst,
+			   w		       ? (uint64_t)in->disp
+			   : in->addrsize == 4 ? (uint32_t)in->disp
+					       : (uint16_t)in->disp);
 		return;
 	}
 
@@ -114,10 +120,12 @@ void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst)
 		e_lea_sib(o, w, dst, base, index, in->scale, in->disp);
 	}
 	if (in->addrsize == 2)
-		enc_emit(o, &(struct enc){ .map = 1, .opcode = 0xb7, .reg = dst, .kind = RM_REG, .rm = dst });
+		enc_emit(o, &(struct enc) {
+				.map = 1, .opcode = 0xb7, .reg = dst, .kind = RM_REG, .rm = dst });
 }
 
-struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access, unsigned seg)
+struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access,
+				unsigned seg)
 {
 	struct bt_access *a = bt_cache_alloc(t->cache, sizeof(*a));
 
@@ -149,7 +157,9 @@ void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a)
 	tr_emit_effective(t, in, T0);
 	if (t->wide) {
 		if (in->seg == SEG_FS || in->seg == SEG_GS)
-			e_rgs(o, true, 0x03, T0, in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base) : CPU_OFF(st.segs[SEG_GS].base));
+			e_rgs(o, true, 0x03, T0,
+			      in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
+						: CPU_OFF(st.segs[SEG_GS].base));
 	} else if (seg_needs_check(t, in->seg)) {
 		e_mov_ri64(o, T1, (uintptr_t)a);
 		e_call(o, t->cache->stubs.seg);
@@ -161,13 +171,16 @@ void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a)
 static void fault_site(struct tr *t, struct out *o, bool flags_in_slot)
 {
 	if (t->fault_count < FAULT_ENTRIES)
-		t->faults[t->fault_count++] = (struct bt_fault_site){
-			.host_off = o->p - t->cache->base, .guest_off = t->offs[t->cur], .flags_in_slot = flags_in_slot };
+		t->faults[t->fault_count++] =
+		    (struct bt_fault_site) { .host_off = o->p - t->cache->base,
+					     .guest_off = t->offs[t->cur],
+					     .flags_in_slot = flags_in_slot };
 }
 
 static bool may_fault(const struct insn *in)
 {
-	return in->unit != UNIT_GPR || in->op == OP_DIV || in->op == OP_IDIV || in->op == OP_CMPXCHG16B;
+	return in->unit != UNIT_GPR || in->op == OP_DIV || in->op == OP_IDIV ||
+	       in->op == OP_CMPXCHG16B;
 }
 
 static bool is_gpr(unsigned field)
@@ -181,7 +194,8 @@ static bool is_high8(const struct insn *in, unsigned field, unsigned reg)
 }
 
 /* Map a register field; homed ones are loaded into @scratch when read. */
-static unsigned map_field(struct out *o, const struct insn *in, unsigned field, unsigned reg, unsigned scratch, struct enc *e)
+static unsigned map_field(struct out *o, const struct insn *in, unsigned field, unsigned reg,
+			  unsigned scratch, struct enc *e)
 {
 	if (!is_gpr(field) || is_high8(in, field, reg))
 		return reg;
@@ -195,17 +209,27 @@ static unsigned map_field(struct out *o, const struct insn *in, unsigned field, 
 	return reg_map[reg];
 }
 
-static void store_homed(struct out *o, const struct insn *in, unsigned field, unsigned reg, unsigned host)
+static void store_homed(struct out *o, const struct insn *in, unsigned field, unsigned reg,
+			unsigned host)
 {
-	if (is_gpr(field) && !is_high8(in, field, reg) && reg_map[reg] == HOMED && (in->gpr_write & 1u << reg))
+	if (is_gpr(field) && !is_high8(in, field, reg) && reg_map[reg] == HOMED &&
+	    (in->gpr_write & 1u << reg))
 		e_store_gs(o, host, REG_OFF(reg));
 }
 
 /* The instruction with mapped registers; its memory operand, if any, at [T0 + disp]. */
-void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp, bool flags_in_slot)
+void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp,
+		  bool flags_in_slot)
 {
-	struct enc e = { .lock = in->lock, .map = in->map, .opcode = in->opcode, .vex = in->vex, .vex_l = in->vex_l,
-			 .vex_pp = in->vex_pp, .w = in->w, .imm = in->imm, .imm_size = in->imm_size };
+	struct enc e = { .lock = in->lock,
+			 .map = in->map,
+			 .opcode = in->opcode,
+			 .vex = in->vex,
+			 .vex_l = in->vex_l,
+			 .vex_pp = in->vex_pp,
+			 .w = in->w,
+			 .imm = in->imm,
+			 .imm_size = in->imm_size };
 	unsigned reg = in->reg, rm = in->rm, reg_field = in->reg_field, rm_field = in->rm_field;
 	int borrow = -1, third = -1;
 
@@ -214,11 +238,14 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 	e.prefix66 = in->prefix == 0x66 || (in->unit == UNIT_GPR && in->opsize == 2 && !in->vex);
 	if (!t->wide && in->vex && in->map == 3 && (in->opcode & 0xfe) == 0x60)
 		e.w = false; /* vpcmpestrm, vpcmpestri: eax and edx */
-	if (!t->wide && in->vex && (is_gpr(reg_field) || is_gpr(rm_field) || is_gpr(in->vvvv_field)))
+	if (!t->wide && in->vex &&
+	    (is_gpr(reg_field) || is_gpr(rm_field) || is_gpr(in->vvvv_field)))
 		e.w = false;
 
 	if (in->op == OP_MOV_MOFFS_LOAD || in->op == OP_MOV_MOFFS_STORE) {
-		e.opcode = in->op == OP_MOV_MOFFS_LOAD ? in->opsize == 1 ? 0x8a : 0x8b : in->opsize == 1 ? 0x88 : 0x89;
+		e.opcode = in->op == OP_MOV_MOFFS_LOAD ? in->opsize == 1 ? 0x8a : 0x8b
+			   : in->opsize == 1	       ? 0x88
+						       : 0x89;
 		e.imm_size = 0;
 		e.w = in->opsize == 8;
 		e.kind = RM_BASE;
@@ -270,7 +297,8 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 			e.rm = e.reg; /* one register: one copy of it */
 		else
 			e.rm = map_field(o, in, rm_field, rm, T0, &e);
-		if (is_high8(in, rm_field, rm) && (e.reg & 8)) { /* movzx r15d(rsp), ah: through memory */
+		if (is_high8(in, rm_field, rm) &&
+		    (e.reg & 8)) { /* movzx r15d(rsp), ah: through memory */
 			e_store_gs(o, rm - 4, CPU_OFF(spill[0]));
 			e.kind = RM_GS;
 			e.disp = CPU_OFF(spill[0]) + 1;
@@ -288,11 +316,13 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 			} else if (!in->mem && is_gpr(rm_field) && in->vvvv == rm) {
 				e.vvvv = e.rm;
 			} else if (t1_free || t0_free) {
-				e.vvvv = map_field(o, in, FIELD_GPR, in->vvvv, t1_free ? T1 : T0, &e);
+				e.vvvv =
+				    map_field(o, in, FIELD_GPR, in->vvvv, t1_free ? T1 : T0, &e);
 			} else { /* all three homed: borrow a register that is not used */
 				third = REG_RBP;
 				for (unsigned r = 0; r < 16; r++)
-					if (reg_map[r] == (int)r && !((in->gpr_read | in->gpr_write) & 1u << r))
+					if (reg_map[r] == (int)r &&
+					    !((in->gpr_read | in->gpr_write) & 1u << r))
 						third = r;
 				e_store_gs(o, third, CPU_OFF(spill[0]));
 				e.vvvv = map_field(o, in, FIELD_GPR, in->vvvv, third, &e);

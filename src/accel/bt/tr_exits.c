@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ways out of a block: exits to C, jumps through the jump cache, control transfers; see translate.c. */
+/* Ways out of a block: exits to C, jumps through the jump cache, control transfers; see
+ * translate.c. */
 #include "accel/bt/tr.h"
 
 /* ---- exits ---- */
@@ -109,7 +110,11 @@ void tr_emit_goto(struct tr *t, int64_t off)
 		if (t->fs == FLAGS_HW)
 			t->fs = FLAGS_DEAD;
 		e->target_off = off;
-		enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
+		enc_emit(o, &(struct enc) { .opcode = 0x83,
+					    .reg = 7,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(pending),
+					    .imm_size = 1 });
 		out8(o, 0x0f), out8(o, 0x85);
 		o->p += 4;
 		patch_rel32(o->p - 4, t->cold.p);
@@ -184,7 +189,8 @@ void tr_emit_end(struct tr *t, const struct insn *in)
 	uint8_t *over;
 
 	switch (in->op) {
-	case OP_STAC: case OP_CLAC:
+	case OP_STAC:
+	case OP_CLAC:
 		tr_emit_ac(t, in);
 		break;
 	case OP_JCC:
@@ -197,14 +203,18 @@ void tr_emit_end(struct tr *t, const struct insn *in)
 	case OP_JMP:
 		tr_emit_goto(t, taken);
 		break;
-	case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
+	case OP_LOOP:
+	case OP_LOOPE:
+	case OP_LOOPNE:
+	case OP_JCXZ:
 		emit_loop(t, in, taken);
 		break;
 	case OP_CALL:
 		tr_emit_push(t, MOP_PUSH_RIP, next, true);
 		tr_emit_goto(t, taken);
 		break;
-	case OP_JMP_RM: case OP_CALL_RM:
+	case OP_JMP_RM:
+	case OP_CALL_RM:
 		if (in->mem)
 			tr_emit_mem_load(t, in);
 		else
@@ -219,7 +229,8 @@ void tr_emit_end(struct tr *t, const struct insn *in)
 		break;
 	case OP_RET:
 		tr_emit_pop_load(t, HOST_GUEST_RSP);
-		e_lea(o, t->wide, HOST_GUEST_RSP, HOST_GUEST_RSP, (t->wide ? 8 : 4) + (uint16_t)in->imm);
+		e_lea(o, t->wide, HOST_GUEST_RSP, HOST_GUEST_RSP,
+		      (t->wide ? 8 : 4) + (uint16_t)in->imm);
 		tr_want_flags_slot(t, FL_ARITH);
 		tr_emit_jc_jump(t);
 		break;

@@ -2,8 +2,8 @@
 /* Groups: which memory accesses of a block share one TLB check; see translate.c. */
 #include "accel/bt/tr.h"
 
-static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, unsigned version, int64_t off, unsigned size,
-		       bool write)
+static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, unsigned version,
+		       int64_t off, unsigned size, bool write)
 {
 	struct group *g = NULL;
 
@@ -11,7 +11,8 @@ static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, uns
 		return;
 	for (int k = t->group_count - 1; k >= 0 && !g; k--) {
 		struct group *c = &t->groups[k];
-		int64_t lo = off < c->lo ? off : c->lo, hi = off + size > c->hi ? off + size : c->hi;
+		int64_t lo = off < c->lo ? off : c->lo,
+			hi = off + size > c->hi ? off + size : c->hi;
 
 		if (c->base == base && c->version == version && hi - lo <= GROUP_SPAN) {
 			g = c;
@@ -23,17 +24,21 @@ static void add_member(struct tr *t, unsigned i, unsigned no, unsigned base, uns
 		if (t->group_count == GROUPS)
 			return;
 		g = &t->groups[t->group_count++];
-		*g = (struct group){ .base = base, .version = version, .lo = off, .hi = off + size, .slot = -1 };
+		*g = (struct group) {
+			.base = base, .version = version, .lo = off, .hi = off + size, .slot = -1
+		};
 	}
 	g->write |= write;
-	t->members[i][no] = (struct member){ .group = g - t->groups, .first = g->count == 0, .off = off };
+	t->members[i][no] =
+	    (struct member) { .group = g - t->groups, .first = g->count == 0, .off = off };
 	g->count++;
 }
 
 /* What an instruction adds to a register, when it is a constant. */
 static bool constant_step(const struct insn *in, unsigned *reg, int64_t *step)
 {
-	if (in->op == OP_LEA && in->opsize == 8 && in->addrsize == 8 && in->base == in->reg && in->index == INSN_NO_REG) {
+	if (in->op == OP_LEA && in->opsize == 8 && in->addrsize == 8 && in->base == in->reg &&
+	    in->index == INSN_NO_REG) {
 		*reg = in->reg;
 		*step = in->disp;
 		return true;
@@ -41,7 +46,8 @@ static bool constant_step(const struct insn *in, unsigned *reg, int64_t *step)
 	if (in->op != OP_COPY || in->mem || in->map || in->opsize != 8 || in->vex || !in->has_modrm)
 		return false;
 	*reg = in->rm;
-	if ((in->opcode == 0x83 || in->opcode == 0x81) && ((in->reg & 7) == 0 || (in->reg & 7) == 5)) {
+	if ((in->opcode == 0x83 || in->opcode == 0x81) &&
+	    ((in->reg & 7) == 0 || (in->reg & 7) == 5)) {
 		*step = (in->reg & 7) == 0 ? in->imm : -in->imm;
 		return true;
 	}
@@ -60,7 +66,8 @@ void tr_find_groups(struct tr *t)
 	t->group_count = t->slots = 0;
 	for (unsigned i = 0; i < t->count; i++)
 		t->members[i][0].group = t->members[i][1].group = -1;
-	if (!t->wide || t->cross || t->vm->opt_nogroup || (t->key & (KEY_PLAIN | KEY_ONE | KEY_ALIGN)))
+	if (!t->wide || t->cross || t->vm->opt_nogroup ||
+	    (t->key & (KEY_PLAIN | KEY_ONE | KEY_ALIGN)))
 		return;
 	for (unsigned i = 0; i < t->count; i++) {
 		const struct insn *in = &t->insns[i];
@@ -70,27 +77,39 @@ void tr_find_groups(struct tr *t)
 
 		if (tr_place_of(t, in) == IN_SYS)
 			break;
-		if (in->mem && in->mem_size && in->op != OP_LEA && in->op != OP_NOP && in->op != OP_BITTEST_MEM_REG) {
+		if (in->mem && in->mem_size && in->op != OP_LEA && in->op != OP_NOP &&
+		    in->op != OP_BITTEST_MEM_REG) {
 			unsigned base = in->base == INSN_RIP_REL ? BASE_RIP : in->base;
-			int64_t disp = in->base == INSN_RIP_REL ? in->disp + t->offs[i + 1] : in->disp;
+			int64_t disp =
+			    in->base == INSN_RIP_REL ? in->disp + t->offs[i + 1] : in->disp;
 
-			if (base <= BASE_RIP && in->index == INSN_NO_REG && in->addrsize == 8 && in->seg != SEG_FS &&
-			    in->seg != SEG_GS && in->mem_size <= 64 && in->disp >= -GROUP_REACH &&
-			    in->disp <= GROUP_REACH)
-				add_member(t, i, 0, base, version[base], delta[base] + disp, in->mem_size,
-					   in->mem_access & MEM_WRITE);
+			if (base <= BASE_RIP && in->index == INSN_NO_REG && in->addrsize == 8 &&
+			    in->seg != SEG_FS && in->seg != SEG_GS && in->mem_size <= 64 &&
+			    in->disp >= -GROUP_REACH && in->disp <= GROUP_REACH)
+				add_member(t, i, 0, base, version[base], delta[base] + disp,
+					   in->mem_size, in->mem_access & MEM_WRITE);
 			no = 1;
 		}
 		switch (in->op) {
-		case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_PUSHF: case OP_CALL: case OP_CALL_RM:
-			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8, true);
+		case OP_PUSH_REG:
+		case OP_PUSH_IMM:
+		case OP_PUSH_RM:
+		case OP_PUSHF:
+		case OP_CALL:
+		case OP_CALL_RM:
+			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8,
+				   true);
 			delta[REG_RSP] -= 8;
 			written &= ~(1u << REG_RSP);
 			break;
-		case OP_POP_REG: case OP_POP_RM: case OP_RET:
+		case OP_POP_REG:
+		case OP_POP_RM:
+		case OP_RET:
 			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP], 8, false);
 			delta[REG_RSP] += 8;
-			if ((in->op == OP_POP_REG ? in->opreg : in->op == OP_POP_RM ? in->rm : 0) != REG_RSP)
+			if ((in->op == OP_POP_REG  ? in->opreg
+			     : in->op == OP_POP_RM ? in->rm
+						   : 0) != REG_RSP)
 				written &= ~(1u << REG_RSP);
 			break;
 		case OP_LEAVE:

@@ -8,7 +8,11 @@ void tr_emit_rdtsc(struct tr *t, const struct insn *in)
 
 	tr_clobber_flags(t, t->live[t->cur]);
 	if (t->key & KEY_USER) { /* test dword gs:[cr4], TSD; jnz */
-		enc_emit(o, &(struct enc){ .opcode = 0xf7, .kind = RM_GS, .disp = CPU_OFF(st.cr4), .imm = CR4_TSD, .imm_size = 4 });
+		enc_emit(o, &(struct enc) { .opcode = 0xf7,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(st.cr4),
+					    .imm = CR4_TSD,
+					    .imm_size = 4 });
 		out8(o, 0x0f), out8(o, 0x85);
 		o->p += 4;
 		tr_emit_sys_aside(t, in);
@@ -27,7 +31,12 @@ void tr_emit_rdtsc(struct tr *t, const struct insn *in)
 /* Bits of rflags that are not arithmetic: @ext 1 or, 4 and */
 void tr_emit_rflags(struct out *o, unsigned ext, uint32_t imm)
 {
-	enc_emit(o, &(struct enc){ .opcode = 0x81, .reg = ext, .kind = RM_GS, .disp = CPU_OFF(st.rflags), .imm = imm, .imm_size = 4 });
+	enc_emit(o, &(struct enc) { .opcode = 0x81,
+				    .reg = ext,
+				    .kind = RM_GS,
+				    .disp = CPU_OFF(st.rflags),
+				    .imm = imm,
+				    .imm_size = 4 });
 }
 
 /* spill[1] <- the image of rflags that PUSHF stores; then the push */
@@ -44,7 +53,7 @@ void tr_emit_pushf(struct tr *t)
 	e_ri(o, false, 4, T1, 0xd5);
 	e_rr(o, false, 0x0b, T0, T1);
 	e_rgs(o, false, 0x8b, T1, CPU_OFF(st.rflags));
-	e_ri(o, false, 4, T1, (int32_t)~(FL_ARITH | FL_RF | FL_VM));
+	e_ri(o, false, 4, T1, (int32_t) ~(FL_ARITH | FL_RF | FL_VM));
 	e_rr(o, false, 0x0b, T0, T1);
 	e_store_gs(o, T0, CPU_OFF(spill[1]));
 	tr_emit_push(t, MOP_PUSH_SPILL, 0, false);
@@ -59,7 +68,11 @@ void tr_emit_sti(struct tr *t, const struct insn *in)
 	 * Nothing waits: the shadow would protect from nothing, as the next instruction is in this
 	 * block and polls stand between blocks.
 	 */
-	enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(irq_waiting), .imm_size = 1 });
+	enc_emit(o, &(struct enc) { .opcode = 0x83,
+				    .reg = 7,
+				    .kind = RM_GS,
+				    .disp = CPU_OFF(irq_waiting),
+				    .imm_size = 1 });
 	out8(o, 0x0f), out8(o, 0x85);
 	o->p += 4;
 	tr_emit_sys_aside(t, in);
@@ -79,16 +92,25 @@ void tr_emit_ac(struct tr *t, const struct insn *in)
 		return;
 	}
 	tr_clobber_flags(t, live);
-	if (!set && (t->key & KEY_AC)) { /* AC matters only under SMAP: test dword gs:[cr4], SMAP; jz */
-		enc_emit(o, &(struct enc){ .opcode = 0xf7, .kind = RM_GS, .disp = CPU_OFF(st.cr4), .imm = CR4_SMAP, .imm_size = 4 });
+	if (!set &&
+	    (t->key & KEY_AC)) { /* AC matters only under SMAP: test dword gs:[cr4], SMAP; jz */
+		enc_emit(o, &(struct enc) { .opcode = 0xf7,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(st.cr4),
+					    .imm = CR4_SMAP,
+					    .imm_size = 4 });
 		out8(o, 0x0f), out8(o, 0x84);
 		o->p += 4;
 		tr_emit_sys_aside(t, in);
 	}
 	tr_emit_rflags(o, set ? 1 : 4, set ? FL_AC : ~FL_AC);
 	if (set != !!(t->key & KEY_AC))
-		enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = set ? 1 : 4, .kind = RM_GS, .disp = CPU_OFF(key),
-					   .imm = set ? (int)KEY_AC : ~(int)KEY_AC, .imm_size = 1 });
+		enc_emit(o, &(struct enc) { .opcode = 0x83,
+					    .reg = set ? 1 : 4,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(key),
+					    .imm = set ? (int)KEY_AC : ~(int)KEY_AC,
+					    .imm_size = 1 });
 	tr_want_flags_hw(t, live);
 	if (t->fs == FLAGS_SLOT)
 		t->fs = FLAGS_DEAD;

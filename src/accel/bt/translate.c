@@ -22,9 +22,9 @@
  * check. The first of a group checks the whole range and keeps the host
  * address in group[]; the others use it, without touching flags. When the
  * check fails, for whatever reason, the block goes on in its KEY_PLAIN variant, which
- * has no groups: only that one raises faults and fills the TLB, so groups are never seen by the guest.
- * A host address stays good to the end of a block: what could take it away (a TLB
- * flush, code put on the page) happens between blocks.
+ * has no groups: only that one raises faults and fills the TLB, so groups are never seen by the
+ * guest. A host address stays good to the end of a block: what could take it away (a TLB flush,
+ * code put on the page) happens between blocks.
  *
  * Memory access: hot code holds the check and the instruction; the cold part
  * holds, per access, a call to bt_slow_access() and a second copy of the
@@ -41,20 +41,51 @@ enum place tr_place_of(const struct tr *t, const struct insn *in)
 	bool kernel = t->wide && !(t->key & (KEY_USER | KEY_INNER | KEY_ONE));
 
 	switch (in->op) {
-	case OP_COPY: case OP_NOP: case OP_PAUSE: case OP_LEA: case OP_MOV_MOFFS_LOAD: case OP_MOV_MOFFS_STORE:
-	case OP_XCHG: case OP_CMPXCHG: case OP_CMPXCHG8B: case OP_CMPXCHG16B: case OP_XADD: case OP_MUL: case OP_IMUL1:
-	case OP_DIV: case OP_IDIV: case OP_CBW: case OP_CWD: case OP_SHIFT_CL: case OP_LAHF: case OP_SAHF:
-	case OP_CLC: case OP_STC: case OP_CMC: case OP_RDRAND: case OP_RDSEED: case OP_CLD: case OP_STD: case OP_RDTSC:
+	case OP_COPY:
+	case OP_NOP:
+	case OP_PAUSE:
+	case OP_LEA:
+	case OP_MOV_MOFFS_LOAD:
+	case OP_MOV_MOFFS_STORE:
+	case OP_XCHG:
+	case OP_CMPXCHG:
+	case OP_CMPXCHG8B:
+	case OP_CMPXCHG16B:
+	case OP_XADD:
+	case OP_MUL:
+	case OP_IMUL1:
+	case OP_DIV:
+	case OP_IDIV:
+	case OP_CBW:
+	case OP_CWD:
+	case OP_SHIFT_CL:
+	case OP_LAHF:
+	case OP_SAHF:
+	case OP_CLC:
+	case OP_STC:
+	case OP_CMC:
+	case OP_RDRAND:
+	case OP_RDSEED:
+	case OP_CLD:
+	case OP_STD:
+	case OP_RDTSC:
 		return IN_BODY;
-	case OP_PUSH_REG: case OP_PUSH_IMM: case OP_PUSH_RM: case OP_POP_REG: case OP_LEAVE:
+	case OP_PUSH_REG:
+	case OP_PUSH_IMM:
+	case OP_PUSH_RM:
+	case OP_POP_REG:
+	case OP_LEAVE:
 		return stack ? IN_BODY : IN_SYS;
 	case OP_POP_RM:
 		return stack && !in->mem ? IN_BODY : IN_SYS;
 	case OP_RDTSCP:
 		return IN_BODY;
-	case OP_CLI: case OP_STI: case OP_SWAPGS:
+	case OP_CLI:
+	case OP_STI:
+	case OP_SWAPGS:
 		return kernel ? IN_BODY : IN_SYS;
-	case OP_STAC: case OP_CLAC:
+	case OP_STAC:
+	case OP_CLAC:
 		return kernel ? IN_END : IN_SYS;
 	case OP_PUSHF:
 		return t->wide && in->opsize == 8 && !(t->key & KEY_ONE) ? IN_BODY : IN_SYS;
@@ -62,13 +93,19 @@ enum place tr_place_of(const struct tr *t, const struct insn *in)
 		return !in->mem && in->opsize >= 4 ? IN_BODY : IN_SYS;
 	case OP_BITTEST_MEM_REG:
 		return t->wide && in->opsize >= 4 && in->addrsize == 8 ? IN_BODY : IN_SYS;
-	case OP_JCC: case OP_JMP:
+	case OP_JCC:
+	case OP_JMP:
 		return near ? IN_END : IN_SYS;
-	case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
+	case OP_LOOP:
+	case OP_LOOPE:
+	case OP_LOOPNE:
+	case OP_JCXZ:
 		return near && in->addrsize >= 4 ? IN_END : IN_SYS;
 	case OP_JMP_RM:
 		return near && in->opsize == (t->wide ? 8 : 4) ? IN_END : IN_SYS;
-	case OP_CALL: case OP_CALL_RM: case OP_RET:
+	case OP_CALL:
+	case OP_CALL_RM:
+	case OP_RET:
 		return near && stack ? IN_END : IN_SYS;
 	default:
 		return IN_SYS;
@@ -77,7 +114,8 @@ enum place tr_place_of(const struct tr *t, const struct insn *in)
 
 /* ---- decoding and liveness ---- */
 
-static int decode_at(struct tr *t, unsigned off, const uint8_t *code2, struct insn *in, bool *ret_cross)
+static int decode_at(struct tr *t, unsigned off, const uint8_t *code2, struct insn *in,
+		     bool *ret_cross)
 {
 	uint8_t bytes[INSN_MAX];
 	unsigned avail = PAGE_SIZE - off;
@@ -108,7 +146,8 @@ unsigned tr_peek_live(struct tr *t, int64_t off)
 		struct insn in;
 		bool cross;
 
-		if (off >= (int)PAGE_SIZE || decode_at(t, off, NULL, &in, &cross) || in.op == OP_INVALID)
+		if (off >= (int)PAGE_SIZE || decode_at(t, off, NULL, &in, &cross) ||
+		    in.op == OP_INVALID)
 			break;
 
 		enum place p = tr_place_of(t, &in);
@@ -141,7 +180,8 @@ static void analyse(struct tr *t)
 		live = FL_ARITH;
 	else if (p == IN_BODY)
 		live = tr_peek_live(t, t->offs[n]);
-	else if (in->op == OP_JCC || in->op == OP_LOOP || in->op == OP_LOOPE || in->op == OP_LOOPNE || in->op == OP_JCXZ)
+	else if (in->op == OP_JCC || in->op == OP_LOOP || in->op == OP_LOOPE ||
+		 in->op == OP_LOOPNE || in->op == OP_JCXZ)
 		live = tr_peek_live(t, tr_target_off(t, last)) | tr_peek_live(t, t->offs[n]);
 	else if (in->op == OP_STAC || in->op == OP_CLAC)
 		live = tr_peek_live(t, t->offs[n]);
@@ -178,12 +218,18 @@ static void emit_body(struct tr *t, const struct insn *in)
 	switch (in->op) {
 	case OP_NOP:
 		return;
-	case OP_CLD: case OP_STD: /* and, or dword gs:[rflags], imm32 */
+	case OP_CLD:
+	case OP_STD: /* and, or dword gs:[rflags], imm32 */
 		tr_clobber_flags(t, t->live[t->cur]);
-		enc_emit(o, &(struct enc){ .opcode = 0x81, .reg = in->op == OP_CLD ? 4 : 1, .kind = RM_GS, .disp = CPU_OFF(st.rflags),
-					   .imm = in->op == OP_CLD ? ~FL_DF : FL_DF, .imm_size = 4 });
+		enc_emit(o, &(struct enc) { .opcode = 0x81,
+					    .reg = in->op == OP_CLD ? 4 : 1,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(st.rflags),
+					    .imm = in->op == OP_CLD ? ~FL_DF : FL_DF,
+					    .imm_size = 4 });
 		return;
-	case OP_RDTSC: case OP_RDTSCP:
+	case OP_RDTSC:
+	case OP_RDTSCP:
 		tr_emit_rdtsc(t, in);
 		return;
 	case OP_PUSHF:
@@ -203,9 +249,13 @@ static void emit_body(struct tr *t, const struct insn *in)
 		e_store_gs(o, T1, CPU_OFF(st.segs[SEG_GS].base));
 		return;
 	case OP_MOV_FROM_SEG: /* movzx T0d, word gs:[selector] */
-		enc_emit(o, &(struct enc){ .map = 1, .opcode = 0xb7, .reg = T0, .kind = RM_GS,
-					   .disp = CPU_OFF(st.segs) + in->seg_reg * (int)sizeof(struct vcpu_seg) +
-						   (int)offsetof(struct vcpu_seg, selector) });
+		enc_emit(o, &(struct enc) { .map = 1,
+					    .opcode = 0xb7,
+					    .reg = T0,
+					    .kind = RM_GS,
+					    .disp = CPU_OFF(st.segs) +
+						    in->seg_reg * (int)sizeof(struct vcpu_seg) +
+						    (int)offsetof(struct vcpu_seg, selector) });
 		tr_set_reg(t, in->rm, T0);
 		return;
 	case OP_PAUSE:
@@ -215,9 +265,17 @@ static void emit_body(struct tr *t, const struct insn *in)
 		if (in->opsize == 2) {
 			tr_emit_effective(t, in, T0);
 			if (reg_map[in->reg] == HOMED) {
-				enc_emit(o, &(struct enc){ .prefix66 = 1, .opcode = 0x89, .reg = T0, .kind = RM_GS, .disp = REG_OFF(in->reg) });
+				enc_emit(o, &(struct enc) { .prefix66 = 1,
+							    .opcode = 0x89,
+							    .reg = T0,
+							    .kind = RM_GS,
+							    .disp = REG_OFF(in->reg) });
 			} else {
-				enc_emit(o, &(struct enc){ .prefix66 = 1, .opcode = 0x89, .reg = T0, .kind = RM_REG, .rm = reg_map[in->reg] });
+				enc_emit(o, &(struct enc) { .prefix66 = 1,
+							    .opcode = 0x89,
+							    .reg = T0,
+							    .kind = RM_REG,
+							    .rm = reg_map[in->reg] });
 			}
 		} else if (reg_map[in->reg] == HOMED || in->opsize != in->addrsize) {
 			tr_emit_effective(t, in, T0);
@@ -243,7 +301,8 @@ static void emit_body(struct tr *t, const struct insn *in)
 		e_store_gs(o, T0, CPU_OFF(spill[1]));
 		tr_emit_push(t, MOP_PUSH_SPILL, 0, false);
 		return;
-	case OP_POP_REG: case OP_POP_RM:
+	case OP_POP_REG:
+	case OP_POP_RM:
 		tr_emit_pop_load(t, HOST_GUEST_RSP);
 		e_lea(o, t->wide, HOST_GUEST_RSP, HOST_GUEST_RSP, t->wide ? 8 : 4);
 		tr_set_reg(t, in->op == OP_POP_REG ? in->opreg : in->rm, T0);
@@ -287,7 +346,7 @@ static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 
 		if (r == -EAGAIN && t->count)
 			break; /* crosses the page's end: the next block's */
-		if (r) { /* too long; or (first) cut off by the end of memory */
+		if (r) {       /* too long; or (first) cut off by the end of memory */
 			in->op = OP_INVALID;
 			in->len = in->len ? in->len : 1;
 		}
@@ -336,7 +395,10 @@ static void emit_jc_entry(struct tr *t)
 	t->b->jc_entry = o->p - t->cache->base;
 	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
-	enc_emit(o, &(struct enc){ .opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
+	enc_emit(
+	    o,
+	    &(struct enc) {
+		.opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	e_lea(o, true, T0, T0, -t->offs[0]);
 	e_store_gs(o, T0, CPU_OFF(vbase));
@@ -346,8 +408,8 @@ static void emit_jc_entry(struct tr *t)
 		t->b->entry = o->p - t->cache->base;
 }
 
-struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code, unsigned avail,
-			      const uint8_t *code2, uint64_t gpa2)
+struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code,
+			      unsigned avail, const uint8_t *code2, uint64_t gpa2)
 {
 	struct bt_cache *c = cpu->vm->cache;
 	struct tr *t = cpu->translator;
@@ -359,7 +421,8 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	t->mode = key & KEY_MODE_MASK;
 	t->wide = t->mode == MODE_64;
 	t->near_inline = t->wide || (t->mode == MODE_32 && !(t->key & KEY_CS));
-	t->stack_inline = t->wide || (t->mode == MODE_32 && (t->key & KEY_SS32) && !(t->key & KEY_SEGS));
+	t->stack_inline =
+	    t->wide || (t->mode == MODE_32 && (t->key & KEY_SS32) && !(t->key & KEY_SEGS));
 	t->unlinked = t->key & KEY_ONE;
 	t->cross = false;
 	t->code = code - (PAGE_SIZE - avail);
@@ -400,7 +463,8 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 			break;
 		}
 	}
-	if (tr_place_of(t, &t->insns[t->count - 1]) == IN_BODY && t->insns[t->count - 1].op != OP_STI) {
+	if (tr_place_of(t, &t->insns[t->count - 1]) == IN_BODY &&
+	    t->insns[t->count - 1].op != OP_STI) {
 		t->cur = t->count - 1;
 		tr_emit_goto(t, t->offs[t->count]);
 	}
