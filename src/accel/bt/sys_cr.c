@@ -299,7 +299,7 @@ uint64_t sys_xgetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		sys_ud(cpu);
 	if (which > 1)
 		sys_gp(cpu, 0);
-	/* XINUSE may always be reported as all of what is enabled but for the state the hardware tracks */
+	/* 1 asks which components are in use: all that are enabled may be */
 	val = cpu->st.xcr0;
 	sys_set_gpr(cpu, REG_RAX, 4, val);
 	sys_set_gpr(cpu, REG_RDX, 4, val >> 32);
