@@ -304,6 +304,7 @@ struct bt_vm {
 	pthread_mutex_t exclusive; /* held by the vCPU that made all others stop; before lock */
 	atomic_bool stopping;
 	struct bt_cache *cache;
+	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
 	bool opt_nolink, opt_nogroup, opt_stats;

@@ -2,6 +2,11 @@
 /* The table of instructions that run in C: from enum insn_op to their handlers. */
 #include "accel/bt/sys.h"
 
+#include <stdio.h>
+
+#include "accel/bt/cache.h"
+#include "base/log.h"
+
 static sys_fn *const handlers[OP_COUNT] = {
 	[OP_NOP] = sys_nop,
 	[OP_PAUSE] = sys_nop,
@@ -145,15 +150,46 @@ static sys_fn *const handlers[OP_COUNT] = {
 	[OP_FLDENV] = sys_fldenv,
 };
 
-/* MONITOR, MWAIT, XSAVES, XRSTORS, RSM, GETSEC, VMX, SVM and whatever is undefined have no handler: #UD. */
+/*
+ * Tell of an instruction that the guest gets #UD for, though it did not ask for it by UD2 and the
+ * like. A guest may do that all day: after some lines only every power of two is told.
+ */
+static void note_unsupported(struct bt_cpu *cpu, const struct insn *in)
+{
+	unsigned n = atomic_fetch_add(&cpu->vm->unsupported, 1) + 1, len = 0;
+	uint64_t la = cpu->st.rip + (bt_64bit(cpu) ? 0 : cpu->st.segs[SEG_CS].base);
+	char text[3 * INSN_MAX + 1] = "";
+	struct bt_fetch f;
+
+	if (n > 8 && (n & (n - 1)))
+		return;
+	bt_fpu_park(cpu);
+	for (unsigned i = 0; i < in->len && i < INSN_MAX; i++) {
+		uint64_t at = bt_64bit(cpu) ? la + i : (uint32_t)(la + i);
+
+		if (!bt_fetch_page(cpu, at, true, &f) || !f.host)
+			break;
+		len +=
+		    snprintf(text + len, sizeof(text) - len, " %02x", f.host[at & (PAGE_SIZE - 1)]);
+	}
+	log_warn("vCPU %u: unsupported instruction%s at rip %#llx, CPL %u: the guest gets #UD%s",
+		 cpu->index, text, (unsigned long long)cpu->st.rip, cpu->cpl,
+		 n >= 8 ? "; told from now on only now and then" : "");
+}
+
+/* MONITOR, MWAIT, XSAVES, XRSTORS, RSM, GETSEC, VMX, SVM and whatever is undefined have no handler:
+ * #UD. */
 void bt_sys_insn(struct bt_cpu *cpu, const struct insn *in)
 {
 	sys_fn *fn = in->op < OP_COUNT ? handlers[in->op] : NULL;
 
 	if (in->len > INSN_MAX)
 		sys_gp(cpu, 0);
-	if (!fn || bt_insn_hidden(cpu->vm, in))
+	if (!fn || bt_insn_hidden(cpu->vm, in)) {
+		if (in->op != OP_UD)
+			note_unsupported(cpu, in);
 		sys_ud(cpu);
+	}
 	if (in->unit != UNIT_GPR && (cpu->key & KEY_FPU))
 		bt_fpu_check(cpu, in);
 	cpu->st.rip = fn(cpu, in, bt_next_rip(cpu, in));

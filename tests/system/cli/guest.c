@@ -5,6 +5,7 @@
  *
  *   say:TEXT  args  module  off  exit:N  triple  panic  reset  kbc  hang  spin
  *   count:N   reset until this is boot number N (kept in CMOS memory), print each
+ *   bad:N     execute N instructions that bt does not have (encls), going on after each
  *   ram       fail unless the memory at 3 MiB reads zero, then fill it
  *   echo      print what comes in, up to and with a 'q'
  *   button    wait for the power button
@@ -174,6 +175,35 @@ static void button(void)
 	print("button\n");
 }
 
+/* The handler of #UD steps over the three bytes of the instruction. */
+static void bad(u32 n)
+{
+	static struct {
+		u16 low, sel, type, high;
+	} idt[7];
+	struct {
+		u16 limit;
+		u32 base;
+	} __attribute__((packed)) idtr = { sizeof(idt) - 1, (u32)idt };
+	u32 handler;
+	u16 cs;
+
+	__asm__ volatile("mov %%cs, %1\n"
+			 "mov $1f, %0\n"
+			 "jmp 2f\n"
+			 "1: addl $3, (%%esp)\n"
+			 "iret\n"
+			 "2:"
+			 : "=r"(handler), "=r"(cs));
+	idt[6].low = (u16)handler;
+	idt[6].high = (u16)(handler >> 16);
+	idt[6].sel = cs;
+	idt[6].type = 0x8e00;
+	__asm__ volatile("lidt %0" : : "m"(idtr));
+	while (n--)
+		__asm__ volatile(".byte 0x0f, 0x01, 0xcf");
+}
+
 static void do_word(const char *w, const char *all, const u32 *info)
 {
 	static const struct {
@@ -207,6 +237,8 @@ static void do_word(const char *w, const char *all, const u32 *info)
 		outb(0x64, 0xfe);
 	} else if (is(w, "count:")) {
 		count(parse(w + 6));
+	} else if (is(w, "bad:")) {
+		bad(parse(w + 4));
 	} else if (is(w, "ram")) {
 		ram();
 	} else if (is(w, "echo")) {
