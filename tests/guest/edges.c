@@ -32,19 +32,23 @@ static void displacement_top(void)
 	fill(1, 0xbad);
 	fill(2, 0x3333);
 	for (volatile int i = 0; i < 3; i++) /* what is cached counts from the second time on */
-		__asm__ volatile("movq 0x7fffffff(%2), %0; movq 0x7ffffff7(%2), %1" : "=&r"(a), "=&r"(b) : "r"(base));
+		__asm__ volatile("movq 0x7fffffff(%2), %0; movq 0x7ffffff7(%2), %1"
+				 : "=&r"(a), "=&r"(b)
+				 : "r"(base));
 	check(a == 0x3333 && b == 0x1111, "loads at the largest displacement", "%#lx %#lx", a, b);
 	for (volatile int i = 0; i < 3; i++)
-		__asm__ volatile("movq %0, 0x7fffffff(%1); movq %0, 0x7ffffff7(%1)" ::"r"(0x55ul), "r"(base) : "memory");
+		__asm__ volatile("movq %0, 0x7fffffff(%1); movq %0, 0x7ffffff7(%1)" ::"r"(0x55ul),
+				 "r"(base)
+				 : "memory");
 	check(*(u64 *)(frames + PAGE) == 0xbad && *(u64 *)(frames + 2 * PAGE) == 0x55 &&
-		      *(u64 *)(frames + PAGE - 8) == 0x55,
+		  *(u64 *)(frames + PAGE - 8) == 0x55,
 	      "stores at the largest displacement", "%#lx %#lx %#lx", *(ulong *)(frames + PAGE - 8),
 	      *(ulong *)(frames + PAGE), *(ulong *)(frames + 2 * PAGE));
 }
 
 /*
- * The base moves by a constant between two accesses, and the lower address is too far from the first
- * one's base for a displacement: 4 GiB further up is something else.
+ * The base moves by a constant between two accesses, and the lower address is too far from the
+ * first one's base for a displacement: 4 GiB further up is something else.
  */
 static void displacement_bottom(void)
 {
@@ -58,7 +62,8 @@ static void displacement_bottom(void)
 	*(u64 *)(frames + 0x3f8) = 0x4444;
 	for (volatile int i = 0; i < 3; i++) {
 		*(volatile u64 *)(VA + PAGE + 0x100000000ul);
-		__asm__ volatile("addq $0x1000, %2; movq -0x80000000(%2), %0; subq $0x1000, %2; movq -0x7ffff3f0(%2), %1"
+		__asm__ volatile("addq $0x1000, %2; movq -0x80000000(%2), %0; subq $0x1000, %2; "
+				 "movq -0x7ffff3f0(%2), %1"
 				 : "=&r"(a), "=&r"(b), "+b"(base)::"cc");
 	}
 	check(a == 0x4444 && b == 0x2222, "loads at the smallest displacement", "%#lx %#lx", a, b);

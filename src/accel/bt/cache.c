@@ -141,7 +141,9 @@ void bt_cache_insert(struct bt_vm *vm, struct bt_block *b)
 	struct bt_cache *c = vm->cache;
 	unsigned h = hash(b->gpa, b->key);
 
-	c->blocks[c->block_count++] = b;
+	/* signal handlers search without the lock: first the place, then the count */
+	c->blocks[c->block_count] = b;
+	__atomic_store_n(&c->block_count, c->block_count + 1, __ATOMIC_RELEASE);
 	c->stat_blocks++;
 	c->stat_guest_bytes += b->size;
 	b->hash_next = c->hash[h];
@@ -155,6 +157,9 @@ void bt_cache_insert(struct bt_vm *vm, struct bt_block *b)
 void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *target)
 {
 	if (!e->patch || e->target || !e->from->valid || !target->valid)
+		return;
+	/* the guest may have put another page in the place of the one being run: such a link would outlive that */
+	if ((e->from->gpa ^ target->gpa) >> PAGE_SHIFT)
 		return;
 	e->target = target;
 	e->next_in = target->in;
@@ -232,6 +237,9 @@ void bt_cache_written(struct bt_vm *vm, uint64_t gpa, uint64_t len)
 			if (overlaps(b, gpa, len))
 				invalidate(vm, b);
 		}
+		/* so marked for a block that then did not come to stand there */
+		if (!vm->cache->page_blocks[page])
+			__atomic_store_n(&vm->mem->code_map[page], 0, __ATOMIC_SEQ_CST);
 	}
 	pthread_mutex_unlock(&vm->lock);
 }
@@ -271,7 +279,7 @@ void bt_cache_flush(struct bt_vm *vm)
 struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *pc)
 {
 	bool hot = pc < c->cold_start;
-	unsigned lo = 0, hi = c->block_count;
+	unsigned lo = 0, hi = __atomic_load_n(&c->block_count, __ATOMIC_ACQUIRE);
 
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;

@@ -24,11 +24,13 @@
 #include <ucontext.h>
 
 #include "accel/bt/cache.h"
+#include "accel/bt/sys.h"
 #include "base/log.h"
 #include "hw/ioapic.h"
 #include "hw/pic.h"
 
 #define CACHE_DEFAULT MIB(64)
+#define CACHE_SMALL MIB(1) /* debug option small-cache: starts anew all the time */
 #define TIMER_SIGNAL (SIGRTMIN + 1)
 
 static __thread struct bt_cpu *self;
@@ -177,10 +179,11 @@ void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *me)
 
 void bt_exclusive_end(struct bt_vm *vm)
 {
-	atomic_store(&vm->stopping, false);
-	pthread_mutex_unlock(&vm->exclusive);
+	/* before the lock goes: who takes it next must wait for this vCPU, too */
 	if (self)
 		atomic_store(&self->in_code, true);
+	atomic_store(&vm->stopping, false);
+	pthread_mutex_unlock(&vm->exclusive);
 }
 
 /* Let an exclusive section pass; afterwards in_code is set. */
@@ -855,7 +858,10 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	r = bt_cpuid_init(err);
 	if (!r) {
 		vm->tsc_khz = measure_tsc_khz();
-		r = bt_cache_new(vm, cfg->code_cache_bytes ? cfg->code_cache_bytes : CACHE_DEFAULT,
+		r = bt_cache_new(vm,
+				 has_word(cfg->debug, "small-cache") ? CACHE_SMALL
+				 : cfg->code_cache_bytes	     ? cfg->code_cache_bytes
+								     : CACHE_DEFAULT,
 				 err);
 	}
 	if (!r && (r = lapic_set_new(vm->count, &vm->lapics)))
@@ -989,10 +995,11 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	if (st->cr8 > 15)
 		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index,
 			       (unsigned long long)st->cr8);
-	if ((get_le64(st->xsave + 512) & ~7ull) || get_le64(st->xsave + 520) ||
-	    (get_le32(st->xsave + 24) & ~0xffffu))
+	if ((get_le64(st->xsave + 512) & ~(uint64_t)sys_xcr0_max()) || get_le64(st->xsave + 520) ||
+	    get_le64(st->xsave + 528) || (get_le32(st->xsave + 24) & ~sys_mxcsr_mask()))
 		return err_set(err, EINVAL, "vCPU %u: the FPU image is not valid", cpu->index);
 	cpu->st = *st;
+	cpu->resume = NULL;
 	cpu->fpu_parked = true;
 	lapic_set_cr8(cpu->lapic, st->cr8);
 	set_tsc(cpu, st->tsc);

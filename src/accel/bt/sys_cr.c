@@ -353,6 +353,7 @@ void bt_cpu_reset(struct bt_cpu *cpu, bool init)
 {
 	struct vcpu_state *st = &cpu->st;
 
+	cpu->resume = NULL;
 	bt_fill(st->regs, 0, sizeof(st->regs));
 	st->regs[REG_RDX] = sys_signature();
 	st->rip = 0xfff0;
