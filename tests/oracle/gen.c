@@ -179,7 +179,7 @@ static bool allowed(struct gen *g, const struct gen_insn *in)
 
 	if (!comparable(in) || !filter_match(g, in))
 		return false;
-	if (g->insns > 1 && (hideable || saves_pointers(in)))
+	if (g->insns > 1 && (hideable || saves_pointers(in) || reads_selector(in)))
 		return false;
 	if (hideable && !g->o->filter && !rng_pct(&g->r, 15))
 		return false;
@@ -360,7 +360,7 @@ static bool make_case(struct oracle_case *c, const struct gen_opts *o, struct rn
 	for (unsigned i = 0; i < g.insns; i++)
 		if (!add_insn(&g))
 			break;
-	if (g.insns > 1 && c->code_len < 100 && rng_pct(&g.r, 6))
+	if (g.insns > 1 && c->code_len < 100 && !g.undef_live && rng_pct(&g.r, 6))
 		add_loop(&g);
 	if (!c->code_len) {
 		fprintf(stderr, "eyot-oracle: nothing matches the filter '%s'\n",
@@ -443,6 +443,21 @@ static void note_special(struct oracle_case *c, const struct gen_insn *in)
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
 		c->special |= SPECIAL_MASKMOV;
+		break;
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+		if (in->z.address_width == 32)
+			c->special |= SPECIAL_BIT67;
+		break;
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
+		c->special |= SPECIAL_PCMPESTR;
+		break;
+	case ZYDIS_MNEMONIC_POPA:
+	case ZYDIS_MNEMONIC_POPAD:
+		c->special |= SPECIAL_POPA;
 		break;
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:

@@ -89,7 +89,10 @@ struct oracle_hole {
 #define SPECIAL_FSAVE 1u   /* x87 and FXSAVE images */
 #define SPECIAL_MASKMOV 2u /* maskmovq and the like */
 #define SPECIAL_GATHER 4u
-#define SPECIAL_UD 8u /* ud0, ud1 */
+#define SPECIAL_UD 8u	  /* ud0, ud1 */
+#define SPECIAL_BIT67 16u /* bit test with register offset and address-size prefix */
+#define SPECIAL_PCMPESTR 32u
+#define SPECIAL_POPA 64u
 
 struct oracle_case {
 	struct oracle_state in;
@@ -212,7 +215,7 @@ enum diff_kind {
 	DIFF_SEG = 2048,
 };
 
-enum verdict { SAME, DIFFERENT, SKIPPED, HIDDEN };
+enum verdict { SAME, DIFFERENT, SKIPPED, HIDDEN, KNOWN };
 
 /**
  * oracle_compare() - hold the guest's result against the native one
@@ -221,6 +224,22 @@ enum verdict { SAME, DIFFERENT, SKIPPED, HIDDEN };
  */
 enum verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *native,
 			    const struct oracle_result *guest, FILE *out, unsigned *ret_kinds);
+
+/* known.c: what the translator is known to do differently; docs/quirks.md has the list */
+
+struct oracle_known {
+	const char *name, *what;
+	bool (*match)(const struct oracle_case *c, const struct oracle_result *native,
+		      const struct oracle_result *guest, unsigned kinds);
+};
+
+extern const struct oracle_known known_differences[];
+
+/** known_match() - the entry that explains a mismatch, or NULL; NULL always after known_strict() */
+const struct oracle_known *known_match(const struct oracle_case *c,
+				       const struct oracle_result *native,
+				       const struct oracle_result *guest, unsigned kinds);
+void known_strict(void);
 
 /* gen.c */
 
