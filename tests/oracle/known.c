@@ -26,25 +26,10 @@ static bool canonical(uint64_t va)
 	return (uint64_t)((int64_t)(va << 16) >> 16) == va;
 }
 
-static bool host_fault_flags(const struct oracle_case *c, const struct oracle_result *a,
-			     const struct oracle_result *b, unsigned kinds)
-{
-	return (a->vector == VEC_GP || a->vector == VEC_MF || a->vector == VEC_XM) &&
-	       a->vector == b->vector && ALLOWED(kinds, DIFF_FLAGS);
-}
-
-static bool alignment_order(const struct oracle_case *c, const struct oracle_result *a,
-			    const struct oracle_result *b, unsigned kinds)
-{
-	return a->vector == VEC_GP && b->vector == VEC_PF && same_rip(a, b) &&
-	       ALLOWED(kinds, DIFF_VECTOR | DIFF_FLAGS);
-}
-
 static bool branch_target(const struct oracle_case *c, const struct oracle_result *a,
 			  const struct oracle_result *b, unsigned kinds)
 {
-	return a->vector == VEC_GP && b->vector == VEC_GP && canonical(a->out.rip) &&
-	       !canonical(b->out.rip);
+	return a->vector == VEC_GP && canonical(a->out.rip) && !canonical(b->out.rip);
 }
 
 static bool x87_order(const struct oracle_case *c, const struct oracle_result *a,
@@ -100,12 +85,6 @@ static bool maskmov_pending(const struct oracle_case *c, const struct oracle_res
 }
 
 const struct oracle_known known_differences[] = {
-	{ "fault-flags",
-	  "arithmetic flags in the frame of a fault that the host raised (#GP by alignment, #MF, "
-	  "#XM)",
-	  host_fault_flags },
-	{ "alignment-order", "#PF where a misaligned operand must give #GP first",
-	  alignment_order },
 	{ "branch-target",
 	  "near branch to a non-canonical address: #GP at the target, not at the branch",
 	  branch_target },

@@ -383,7 +383,7 @@ static void usage(void)
 	      "[--replay FILE]...\n"
 	      "                   [--cases DIR] [--report DIR] [--max-reports N] [--coverage] "
 	      "[--rules] [--alignment-check]\n"
-	      "                   [--strict] [--verbose]\n",
+	      "                   [--exact-flags] [--strict] [--verbose]\n",
 	      stderr);
 	exit(2);
 }
@@ -463,20 +463,33 @@ enum opt {
 	OPT_RULES,
 	OPT_VERBOSE,
 	OPT_AC,
+	OPT_EXACT,
 	OPT_STRICT
 };
 
+/* clang-format off */
 static const struct option options[] = {
-	{ "seed", 1, NULL, OPT_SEED },	       { "count", 1, NULL, OPT_COUNT },
-	{ "first", 1, NULL, OPT_FIRST },       { "time", 1, NULL, OPT_TIME },
-	{ "mode", 1, NULL, OPT_MODE },	       { "length", 1, NULL, OPT_LENGTH },
-	{ "filter", 1, NULL, OPT_FILTER },     { "guest", 1, NULL, OPT_GUEST },
-	{ "replay", 1, NULL, OPT_REPLAY },     { "cases", 1, NULL, OPT_CASES },
-	{ "report", 1, NULL, OPT_REPORT },     { "max-reports", 1, NULL, OPT_MAX },
-	{ "coverage", 0, NULL, OPT_COVERAGE }, { "rules", 0, NULL, OPT_RULES },
-	{ "verbose", 0, NULL, OPT_VERBOSE },   { "alignment-check", 0, NULL, OPT_AC },
-	{ "strict", 0, NULL, OPT_STRICT },     { NULL, 0, NULL, 0 },
+	{ "seed", 1, NULL, OPT_SEED },
+	{ "count", 1, NULL, OPT_COUNT },
+	{ "first", 1, NULL, OPT_FIRST },
+	{ "time", 1, NULL, OPT_TIME },
+	{ "mode", 1, NULL, OPT_MODE },
+	{ "length", 1, NULL, OPT_LENGTH },
+	{ "filter", 1, NULL, OPT_FILTER },
+	{ "guest", 1, NULL, OPT_GUEST },
+	{ "replay", 1, NULL, OPT_REPLAY },
+	{ "cases", 1, NULL, OPT_CASES },
+	{ "report", 1, NULL, OPT_REPORT },
+	{ "max-reports", 1, NULL, OPT_MAX },
+	{ "coverage", 0, NULL, OPT_COVERAGE },
+	{ "rules", 0, NULL, OPT_RULES },
+	{ "alignment-check", 0, NULL, OPT_AC },
+	{ "exact-flags", 0, NULL, OPT_EXACT },
+	{ "strict", 0, NULL, OPT_STRICT },
+	{ "verbose", 0, NULL, OPT_VERBOSE },
+	{ NULL, 0, NULL, 0 },
 };
+/* clang-format on */
 
 struct files {
 	const char *paths[64];
@@ -535,6 +548,9 @@ static void parse(struct app *a, struct files *f, int argc, char **argv)
 			break;
 		case OPT_STRICT:
 			known_strict();
+			break;
+		case OPT_EXACT:
+			oracle_exact_flags = true;
 			break;
 		case OPT_AC:
 			a->gen.alignment_check = true;

@@ -93,6 +93,7 @@ struct oracle_hole {
 #define SPECIAL_BIT67 16u /* bit test with register offset and address-size prefix */
 #define SPECIAL_PCMPESTR 32u
 #define SPECIAL_POPA 64u
+#define SPECIAL_STRING 128u
 
 struct oracle_case {
 	struct oracle_state in;
@@ -154,6 +155,9 @@ void image_unset(struct oracle_image *im, const struct oracle_case *c);
  */
 void image_collect(const struct oracle_image *im, uint8_t *const live[PAGE_COUNT],
 		   struct oracle_result *res, unsigned from);
+
+/* The translator runs with exact flags: they are compared in every exception frame. */
+extern bool oracle_exact_flags;
 
 /* One side: a way to run cases. Each runs in a process of its own, see worker.c. */
 struct oracle_side {

@@ -58,6 +58,9 @@ const struct oracle_rule rules_excluded[] = {
 		    "address: #GP on AMD only" },
 	{ "ud0, ud1",
 	  "whether the operand's bytes are fetched, at the end of mapped code: the CPU's choice" },
+	{ "fault flags", "arithmetic flags in the frame of a fault, but with --exact-flags: the "
+			 "translator lets them go stale "
+			 "where the code sets them again before it reads them" },
 	{ "#AC", "alignment checks, but with --alignment-check: docs/quirks.md" },
 	{ "straddle",
 	  "accesses across the canonical boundary: which fault comes first is the CPU's choice" },

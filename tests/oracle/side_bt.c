@@ -132,7 +132,8 @@ static int bt_init(void **ret_ctx)
 {
 	static const struct bus_ops slot_ops = { slot_read, slot_write };
 	struct bt *b = calloc(1, sizeof(*b));
-	struct accel_config cfg = { .vcpu_count = 1, .debug = getenv("EYOT_ORACLE_DEBUG") };
+	struct accel_config cfg = { .vcpu_count = 1,
+				    .debug = oracle_exact_flags ? "exact-flags" : NULL };
 	struct err e = { "" };
 	pthread_t thread;
 
