@@ -183,6 +183,9 @@ static bool allowed(struct gen *g, const struct gen_insn *in)
 		return false;
 	if (hideable && !g->o->filter && !rng_pct(&g->r, 15))
 		return false;
+	/* flags that nobody defines must not be read: not here, and not where a branch leads */
+	if (g->insns > 1 && g->undef_live && in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		return false;
 	if (g->insns > 1 && in->z.cpu_flags && (in->z.cpu_flags->tested & g->undef_live))
 		return false;
 	return true;
