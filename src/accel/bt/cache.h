@@ -172,7 +172,15 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 
 size_t bt_translator_size(void); /* of a vCPU's scratch memory for it */
 
-/* mmu.c: called by translated code */
+/* mmu.c, for slow.c and tlb.c */
+uint8_t *bt_ram_host(struct bt_cpu *cpu, uint64_t gpa);
+bool bt_is_code(struct bt_cpu *cpu, uint64_t gpa);
+bool bt_has_ram(struct bt_cpu *cpu, uint64_t gpa);
+uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind);
+void bt_check_canonical(struct bt_cpu *cpu, uint64_t la, unsigned size, bool stack);
+void bt_phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned len, bool write);
+
+/* slow.c: called by translated code */
 uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a);
 uint64_t bt_slow_commit(struct bt_cpu *cpu, const struct bt_access *a);
 uint64_t bt_slow_seg(struct bt_cpu *cpu, uint64_t off, const struct bt_access *a);
@@ -187,7 +195,14 @@ struct bt_fetch {
 /** bt_fetch_page() - translate @la for execution; raises #PF unless @quiet, then returns false */
 bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch *f);
 
-/* run.c */
+/* run.c, signals.c */
+extern __thread struct bt_cpu *bt_self; /* the vCPU of this thread; NULL on others */
+void bt_wake(struct bt_cpu *cpu, unsigned bits);
+void bt_flags_from_slot(struct bt_cpu *cpu);
+uint64_t bt_page_rip(struct bt_cpu *cpu, int32_t off);
+void bt_run_loop(struct bt_cpu *cpu);
+void bt_install_signals(void);
+void bt_bind_thread(struct bt_cpu *cpu);
 void bt_landing(void);
 void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *self);
 void bt_exclusive_end(struct bt_vm *vm);

@@ -176,12 +176,12 @@ static bool canonical(uint64_t la)
 	return (uint64_t)((int64_t)(la << 16) >> 16) == la;
 }
 
-static uint8_t *ram_host(struct bt_cpu *cpu, uint64_t gpa)
+uint8_t *bt_ram_host(struct bt_cpu *cpu, uint64_t gpa)
 {
 	return guest_mem_ptr(cpu->vm->mem, gpa & ~0xfffull, PAGE_SIZE);
 }
 
-static bool is_code(struct bt_cpu *cpu, uint64_t gpa)
+bool bt_is_code(struct bt_cpu *cpu, uint64_t gpa)
 {
 	int64_t page = ram_page(cpu->vm->mem, gpa);
 
@@ -195,9 +195,9 @@ static bool apic_page(struct bt_cpu *cpu, uint64_t gpa)
 	return (base & 0xc00) == 0x800 && (gpa & ~0xfffull) == (base & PHYS_MASK & ~0xfffull);
 }
 
-static bool has_ram(struct bt_cpu *cpu, uint64_t gpa)
+bool bt_has_ram(struct bt_cpu *cpu, uint64_t gpa)
 {
-	return ram_host(cpu, gpa) && !apic_page(cpu, gpa);
+	return bt_ram_host(cpu, gpa) && !apic_page(cpu, gpa);
 }
 
 /* Widen the range of large pages in use by the one at @la. */
@@ -217,7 +217,7 @@ static void note_large(uint64_t *lo, uint64_t *hi, uint64_t la, uint64_t page_si
 }
 
 /* Translate one page for an access, raising faults; enters it into the TLB when it is plain. */
-static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind)
+uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind)
 {
 	unsigned class = bt_tlb_class(cpu, kind);
 	bool user = class == TLB_USER;
@@ -228,7 +228,7 @@ static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_k
 		bt_raise_pf(cpu, la, pf & ~(1u << 31));
 	cpu->stat_tlb_fills++;
 
-	uint8_t *host = has_ram(cpu, w.gpa) ? ram_host(cpu, w.gpa) : NULL;
+	uint8_t *host = bt_has_ram(cpu, w.gpa) ? bt_ram_host(cpu, w.gpa) : NULL;
 
 	if (host) {
 		struct bt_tlb *t = &cpu->tlb[class];
@@ -247,7 +247,7 @@ static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_k
 		t->read[i] = page;
 		if (w.write) {
 			__atomic_store_n(&t->write[i], page, __ATOMIC_SEQ_CST);
-			if (is_code(cpu, w.gpa))
+			if (bt_is_code(cpu, w.gpa))
 				t->write[i] = ~page;
 		}
 		note_large(&t->large_lo, &t->large_hi, la, w.page_size);
@@ -255,7 +255,7 @@ static uint64_t translate(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_k
 	return w.gpa;
 }
 
-static void check_canonical(struct bt_cpu *cpu, uint64_t la, unsigned size, bool stack)
+void bt_check_canonical(struct bt_cpu *cpu, uint64_t la, unsigned size, bool stack)
 {
 	if (bt_long_mode(cpu) && (!canonical(la) || !canonical(la + size - 1)))
 		bt_raise_err(cpu, stack ? VEC_SS : VEC_GP, 0);
@@ -333,22 +333,22 @@ void bt_phys_st(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t val)
 	default:
 		bt_copy(p, &val, size);
 	}
-	if (is_code(cpu, gpa) || is_code(cpu, gpa + size - 1))
+	if (bt_is_code(cpu, gpa) || bt_is_code(cpu, gpa + size - 1))
 		bt_cache_written(cpu->vm, gpa, size);
 }
 
 /* Move @len bytes inside one page between @buf and guest physical memory, RAM or registers. */
-static void phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned len, bool write)
+void bt_phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned len, bool write)
 {
-	if (has_ram(cpu, gpa)) {
-		uint8_t *p = ram_host(cpu, gpa) + (gpa & 0xfff);
+	if (bt_has_ram(cpu, gpa)) {
+		uint8_t *p = bt_ram_host(cpu, gpa) + (gpa & 0xfff);
 
 		if (!write) {
 			bt_copy(buf, p, len);
 			return;
 		}
 		bt_copy(p, buf, len);
-		if (is_code(cpu, gpa))
+		if (bt_is_code(cpu, gpa))
 			bt_cache_written(cpu->vm, gpa, len);
 		return;
 	}
@@ -393,13 +393,13 @@ static void move(struct bt_cpu *cpu, uint64_t la, uint8_t *buf, unsigned len, bo
 	uint64_t la2 = bt_64bit(cpu) || bt_long_mode(cpu) ? la + first : (uint32_t)(la + first);
 	uint64_t g1, g2 = 0;
 
-	check_canonical(cpu, la, len, false);
-	g1 = translate(cpu, la, write, kind);
+	bt_check_canonical(cpu, la, len, false);
+	g1 = bt_page_in(cpu, la, write, kind);
 	if (first < len)
-		g2 = translate(cpu, la2, write, kind);
-	phys_move(cpu, g1, buf, first, write);
+		g2 = bt_page_in(cpu, la2, write, kind);
+	bt_phys_move(cpu, g1, buf, first, write);
 	if (first < len)
-		phys_move(cpu, g2, buf + first, len - first, write);
+		bt_phys_move(cpu, g2, buf + first, len - first, write);
 }
 
 uint64_t bt_ld(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind)
@@ -452,11 +452,11 @@ static void probe(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write, en
 
 	if (tlb_hit(cpu, la, size, write, kind))
 		return;
-	check_canonical(cpu, la, size, false);
-	translate(cpu, la, write, kind);
+	bt_check_canonical(cpu, la, size, false);
+	bt_page_in(cpu, la, write, kind);
 	if (first < size)
-		translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), write,
-			  kind);
+		bt_page_in(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), write,
+			     kind);
 }
 
 void bt_probe_read(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind)
@@ -488,16 +488,16 @@ void *bt_host_ptr(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind kind
 
 	if (p)
 		return p;
-	check_canonical(cpu, la, 1, false);
-	gpa = translate(cpu, la, write, kind);
-	if (!has_ram(cpu, gpa))
+	bt_check_canonical(cpu, la, 1, false);
+	gpa = bt_page_in(cpu, la, write, kind);
+	if (!bt_has_ram(cpu, gpa))
 		return NULL;
-	if (write && is_code(cpu, gpa)) {
+	if (write && bt_is_code(cpu, gpa)) {
 		bt_cache_written(cpu->vm, gpa & ~0xfffull, PAGE_SIZE);
-		translate(cpu, la, write, kind); /* now the write tag may stand */
+		bt_page_in(cpu, la, write, kind); /* now the write tag may stand */
 		return tlb_hit(cpu, la, 1, write, kind);
 	}
-	return ram_host(cpu, gpa) + (gpa & 0xfff);
+	return bt_ram_host(cpu, gpa) + (gpa & 0xfff);
 }
 
 uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned size, bool write)
@@ -508,7 +508,7 @@ uint64_t bt_seg_linear(struct bt_cpu *cpu, unsigned seg, uint64_t off, unsigned 
 	if (bt_64bit(cpu)) {
 		uint64_t la = off + (seg == SEG_FS || seg == SEG_GS ? s->base : 0);
 
-		check_canonical(cpu, la, size ? size : 1, seg == SEG_SS);
+		bt_check_canonical(cpu, la, size ? size : 1, seg == SEG_SS);
 		return la;
 	}
 
@@ -552,130 +552,6 @@ uint64_t bt_operand(struct bt_cpu *cpu, const struct insn *in, unsigned size, bo
 	return bt_seg_linear(cpu, in->seg, bt_effective(cpu, in), size, write);
 }
 
-/* ---- flushing ---- */
-
-static void flush_class(struct bt_tlb *t)
-{
-	bt_fill(t->read, 0xff, sizeof(t->read));
-	bt_fill(t->write, 0xff, sizeof(t->write));
-	/* ~0 is an invalid tag in every slot but the last, where it would match the last page */
-	t->read[TLB_SIZE - 1] = t->write[TLB_SIZE - 1] = 0;
-	t->large_lo = t->large_hi = 0;
-	t->fresh_count = 0;
-}
-
-/* What MOV CR3 drops: all of the user class, what is not global of the others. */
-static void flush_fresh(struct bt_tlb *t, bool user)
-{
-	if (t->fresh_count > TLB_FRESH && user) {
-		flush_class(t);
-		return;
-	}
-
-	bool all = t->fresh_count > TLB_FRESH;
-
-	for (unsigned k = 0, n = all ? TLB_SIZE : t->fresh_count; k < n; k++) {
-		unsigned i = all ? k : t->fresh[k];
-
-		if (user || !t->global[i])
-			t->read[i] = t->write[i] = ~((uint64_t)i << PAGE_SHIFT);
-	}
-	if (user)
-		t->large_lo = t->large_hi = 0;
-	t->fresh_count = 0;
-}
-
-static void itlb_clear(struct bt_cpu *cpu, bool global)
-{
-	if (global)
-		cpu->itlb_large_lo = cpu->itlb_large_hi = 0;
-	for (unsigned u = 0; u < 2; u++)
-		for (unsigned i = 0; i < ITLB_SIZE; i++)
-			if (global || !cpu->itlb[u][i].global)
-				cpu->itlb[u][i].la = ~0ull;
-}
-
-#define JC_USER_CLASSES (1u << JC_USER64 | 1u << JC_USER32)
-
-void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
-{
-	mask &= cpu->jc_used;
-	for (unsigned i = 0; i < 2; i++) {
-		unsigned group = i ? ~JC_USER_CLASSES : JC_USER_CLASSES;
-
-		if ((mask & group) && (cpu->jc_used & group & ~mask) == 0)
-			bt_fill(cpu->jc_pages[i], 0, sizeof(cpu->jc_pages[i]));
-	}
-	cpu->stat_jc_clears += mask != 0;
-	for (unsigned i = 0; i < JC_CLASSES; i++) {
-		if (!(mask & 1u << i))
-			continue;
-		bt_fill(cpu->jc[i].rip, 0, sizeof(cpu->jc[i].rip));
-		cpu->jc[i].rip[0] = bt_jc_invalid(0);
-		cpu->jc[i].rip[1] = bt_jc_invalid(1);
-	}
-	cpu->jc_used &= ~mask;
-	cpu->jc_nonglobal &= ~mask;
-}
-
-void bt_jc_forget(struct bt_cpu *cpu)
-{
-	cpu->jc_used = ~0u;
-	bt_jc_clear(cpu, ~0u);
-	/* a stale tag only misses, but a stale entry would be jumped to */
-	for (unsigned k = 0; k < JC_CLASSES; k++)
-		for (unsigned i = 0; i < JC_SIZE; i++)
-			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss[k];
-	bt_fill(cpu->find, 0, sizeof(cpu->find));
-}
-
-void bt_tlb_flush_all(struct bt_cpu *cpu)
-{
-	cpu->stat_tlb_flushes++;
-	for (unsigned i = 0; i < TLB_CLASSES; i++)
-		flush_class(&cpu->tlb[i]);
-	itlb_clear(cpu, true);
-	bt_jc_clear(cpu, ~0u);
-}
-
-void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
-{
-	cpu->stat_tlb_flushes++;
-	for (unsigned k = 0; k < TLB_CLASSES; k++)
-		flush_fresh(&cpu->tlb[k], k == TLB_USER);
-	itlb_clear(cpu, false);
-	bt_jc_clear(cpu, 1u << JC_USER64 | 1u << JC_USER32 | cpu->jc_nonglobal);
-}
-
-void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
-{
-	uint64_t page = la & ~0xfffull;
-	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
-
-	for (unsigned k = 0; k < TLB_CLASSES; k++) {
-		struct bt_tlb *t = &cpu->tlb[k];
-
-		if (la >= t->large_lo && la < t->large_hi)
-			flush_class(t);
-		else if (t->read[i] == page || t->write[i] == page)
-			t->read[i] = t->write[i] = ~page;
-	}
-	if (la >= cpu->itlb_large_lo && la < cpu->itlb_large_hi) {
-		itlb_clear(cpu, true);
-		bt_jc_clear(cpu, ~0u);
-		return;
-	}
-	for (unsigned u = 0; u < 2; u++) {
-		struct bt_itlb *e = &cpu->itlb[u][la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
-		unsigned bit = la >> PAGE_SHIFT & (JC_PAGES - 1);
-
-		if (e->la == page)
-			e->la = ~0ull;
-		if (cpu->jc_pages[u][bit / 64] >> (bit & 63) & 1)
-			bt_jc_clear(cpu, u ? ~JC_USER_CLASSES : JC_USER_CLASSES);
-	}
-}
-
 /* ---- instruction fetch ---- */
 
 bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch *f)
@@ -700,7 +576,7 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 			bt_raise_pf(cpu, la, pf & ~(1u << 31));
 		t->la = page;
 		t->gpa = w.gpa;
-		t->host = ram_host(cpu, w.gpa);
+		t->host = bt_ram_host(cpu, w.gpa);
 		t->global = w.global;
 		note_large(&cpu->itlb_large_lo, &cpu->itlb_large_hi, la, w.page_size);
 	}
@@ -708,112 +584,4 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 	f->host = t->host;
 	f->global = t->global;
 	return true;
-}
-
-/* ---- slow paths of translated code ---- */
-
-/* Take over the state that the translated code left: where it is, and its flags. */
-static void enter_slow(struct bt_cpu *cpu, const struct bt_access *a)
-{
-	cpu->st.rip = cpu->vbase + a->guest_off;
-	if (!bt_64bit(cpu))
-		cpu->st.rip = (uint32_t)cpu->st.rip;
-	if (a->flags_in_slot)
-		cpu->st.rflags = (cpu->st.rflags & ~(uint64_t)FL_ARITH) |
-				 (cpu->flag_slot >> 8 & 0xd5) | (cpu->flag_slot & 1) << 11;
-}
-
-/* An unmasked x87 exception waits for the next waiting instruction (FSW.ES). */
-static bool x87_pending(struct bt_cpu *cpu)
-{
-	uint16_t fsw;
-
-	if (!(cpu->st.cr0 & CR0_NE))
-		return false;
-	if (cpu->fpu_parked)
-		return cpu->st.xsave[2] & 0x80;
-	__asm__ volatile("fnstsw %0" : "=a"(fsw));
-	return fsw & 0x80;
-}
-
-uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a)
-{
-	unsigned size = a->size, first = min_u64(size, PAGE_SIZE - (la & 0xfff));
-	uint64_t g1, g2 = 0;
-
-	enter_slow(cpu, a);
-	cpu->slow.bounced = cpu->slow.code = false;
-	if (a->waits && x87_pending(cpu))
-		bt_raise(cpu, VEC_MF);
-	if (a->aligned && (la & (size - 1)))
-		bt_raise_err(cpu, VEC_GP, 0);
-	if (!bt_64bit(cpu) && !(cpu->key & KEY_SEGS) && a->seg <= SEG_DS && la + size > 1ull << 32)
-		bt_raise_err(cpu, a->seg == SEG_SS ? VEC_SS : VEC_GP,
-			     0); /* beyond the flat segment's limit */
-	check_canonical(cpu, la, size, a->seg == SEG_SS);
-	if ((cpu->key & KEY_ALIGN) && (la & (size - 1)) && !(size & (size - 1)) && size <= 8)
-		bt_raise_err(cpu, VEC_AC, 0);
-	g1 = translate(cpu, la, a->write & MEM_WRITE, BT_CPL);
-	if (first == size && has_ram(cpu, g1)) {
-		cpu->slow.code = (a->write & MEM_WRITE) && is_code(cpu, g1);
-		cpu->slow.la = g1;
-		return (uintptr_t)(ram_host(cpu, g1) + (g1 & 0xfff));
-	}
-	if (first < size)
-		g2 = translate(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first),
-			       a->write & MEM_WRITE, BT_CPL);
-
-	uint8_t *buf = cpu->bounce + (la & 63);
-
-	cpu->slow.bounced = true;
-	cpu->slow.la = g1;
-	cpu->slow.la2 = g2;
-	cpu->slow.first = first;
-	if (a->write & MEM_READ) {
-		phys_move(cpu, g1, buf, first, false);
-		if (first < size)
-			phys_move(cpu, g2, buf + first, size - first, false);
-		bt_fpu_unpark(cpu);
-	}
-	return (uintptr_t)buf;
-}
-
-uint64_t bt_slow_commit(struct bt_cpu *cpu, const struct bt_access *a)
-{
-	unsigned size = a->size, first = cpu->slow.first;
-
-	if (cpu->slow.bounced) {
-		uint8_t *buf = cpu->bounce + (cpu->slow.la & 63);
-
-		phys_move(cpu, cpu->slow.la, buf, first, true);
-		if (first < size)
-			phys_move(cpu, cpu->slow.la2, buf + first, size - first, true);
-		bt_fpu_unpark(cpu);
-	} else if (cpu->slow.code) {
-		bt_cache_written(cpu->vm, cpu->slow.la, size);
-	}
-	if (a->block->valid || a->to_end)
-		return 0;
-
-	/* The running block was overwritten: leave after this instruction. */
-	struct bt_exit *e = cpu->commit_exit;
-
-	e->kind = EXIT_NEXT;
-	e->target_off = a->next_off;
-	if (!a->next_flags_in_slot)
-		cpu->flag_slot = cpu->spill[3];
-	return (uintptr_t)e;
-}
-
-uint64_t bt_slow_seg(struct bt_cpu *cpu, uint64_t off, const struct bt_access *a)
-{
-	enter_slow(cpu, a);
-	return bt_seg_linear(cpu, a->seg, off, a->size, a->write & MEM_WRITE);
-}
-
-uint64_t bt_slow_check(struct bt_cpu *cpu, uint64_t unused, const struct bt_access *a)
-{
-	enter_slow(cpu, a);
-	bt_fpu_check(cpu, a->insn);
-	return 0;
 }
