@@ -464,6 +464,100 @@ static void sysenter(void)
 	wrmsr(MSR_SYSENTER_CS, 0);
 }
 
+/* ---- virtual-8086 mode ---- */
+/* 16-bit code, copied to V86_AT; each ends with HLT, which is #GP there. */
+#define V86_AT 0x20000ul
+__asm__(
+    ".text\n.code16\n"
+    "v_basic: movw $0x1234, %ax; addw %ax, %ax; pushw %ax; popw %cx; mov %ds, %dx; movw $0x77, "
+    "%bx; movw %bx, 0x10; mov %cs, %si; mov %ss, %di; hlt\n"
+    "v_int: int $0x47\nv_int3: int3\nv_cli: cli\nv_pushf: pushfw; popw %ax; hlt\nv_popf: pushw "
+    "$0x3202; popfw; pushfw; popw %ax; hlt\n"
+    "v_iret: iretw\nv_in: inb $0xee, %al; hlt\nv_limit: movw $0xffff, %bx; movw (%bx), %ax; hlt\n"
+    "v_far: ljmp $0x2001, $(v_far2 - v_basic - 0x10)\nv_far2: mov %cs, %ax; hlt\nv_arpl: arpl "
+    "%ax, %bx\nv_lldt: lldt %ax\nv_cr: movl %cr0, %eax\nv_end:\n.code32\n");
+extern u8 v_basic[], v_int[], v_int3[], v_cli[], v_pushf[], v_popf[], v_iret[], v_in[], v_limit[],
+    v_far[], v_arpl[], v_lldt[], v_cr[], v_end[];
+
+static void v86_run(const u8 *fn, ulong flags)
+{
+	static ulong fl, ip; /* no register is free in the asm */
+
+	fl = flags | FL_VM | 2;
+	ip = fn - v_basic;
+	memcpy((void *)V86_AT, v_basic, v_end - v_basic);
+	TRY("pushl $0; pushl $0; pushl $0x3000; pushl $0x3000; pushl $0x4000; pushl $0x800; pushl "
+	    "%0; pushl $0x2000; pushl %1; iretl",
+	    ::"m"(fl), "m"(ip)
+	    : "eax", "ebx", "ecx", "edx", "esi", "edi", "memory", "cc");
+}
+static ulong v86_at(const u8 *fn)
+{
+	return fn - v_basic;
+}
+
+static void v86(void)
+{
+	*(volatile u16 *)0x30010ul = 0;
+	v86_run(v_basic, 0);
+	check(trap.hit && trap.vector == V_GP && trap.error == 0 && (trap.flags & FL_VM),
+	      "V86: entered by iret, hlt is #GP(0)", "hit %d vector %u flags %#lx", trap.hit,
+	      trap.vector, trap.flags);
+	check((trap.regs.cx & 0xffff) == 0x2468 && (trap.regs.dx & 0xffff) == 0x3000 &&
+		  *(volatile u16 *)0x30010ul == 0x77,
+	      "V86: segments times 16", "%#lx %#lx", trap.regs.cx, trap.regs.dx);
+	check((trap.regs.si & 0xffff) == 0x2000 && (trap.regs.di & 0xffff) == 0x4000 &&
+		  trap.cs == 0x2000 && trap.ss == 0x4000 && trap.sp == 0x800,
+	      "V86: CS, SS, SP", "%#lx %#lx %#lx", trap.cs, trap.ss, trap.sp);
+	check(trap.regs.ds == 0 && trap.regs.es == 0 && trap.regs.fs == 0,
+	      "V86: data segments are null in the handler", "%#lx", trap.regs.ds);
+	v86_run(v_int, 0);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_int), "V86: int with IOPL 0 is #GP",
+	      "vector %u", trap.vector);
+	idt_set(0x47, (void *)(((ulong)idt[0x47].off1 << 16) | idt[0x47].off0), 3, 0);
+	v86_run(v_int, 0x3000);
+	check(trap.vector == 0x47 && trap.ip == v86_at(v_int) + 2,
+	      "V86: int with IOPL 3 goes through the IDT", "vector %u", trap.vector);
+	idt_default(0x47);
+	v86_run(v_int3, 0);
+	check(trap.vector == V_BP && trap.ip == v86_at(v_int3) + 1, "V86: int3 with IOPL 0",
+	      "vector %u", trap.vector);
+	v86_run(v_cli, 0);
+	check(trap.vector == V_GP, "V86: cli with IOPL 0 is #GP", "vector %u", trap.vector);
+	v86_run(v_pushf, 0);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_pushf), "V86: pushf with IOPL 0 is #GP",
+	      "vector %u", trap.vector);
+	v86_run(v_pushf, 0x3000);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_pushf) + 2 &&
+		  (trap.regs.ax & 0x3000) == 0x3000,
+	      "V86: pushf with IOPL 3", "vector %u %#lx", trap.vector, trap.regs.ax);
+	v86_run(v_popf, 0x3000);
+	check((trap.regs.ax & 0x3200) == 0x3200 && (trap.flags & FL_VM),
+	      "V86: popf with IOPL 3 sets IF, keeps VM", "%#lx", trap.regs.ax);
+	v86_run(v_iret, 0);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_iret), "V86: iret with IOPL 0 is #GP",
+	      "vector %u", trap.vector);
+	v86_run(v_in, 0x3000);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_in),
+	      "V86: in looks at the bitmap whatever IOPL is", "vector %u ip %#lx", trap.vector,
+	      trap.ip);
+	v86_run(v_limit, 0);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_limit) + 3, "V86: limit of 64 KiB",
+	      "vector %u ip %#lx", trap.vector, trap.ip);
+	v86_run(v_far, 0);
+	check(trap.vector == V_GP && (trap.regs.ax & 0xffff) == 0x2001 && trap.cs == 0x2001,
+	      "V86: far jmp", "vector %u cs %#lx", trap.vector, trap.cs);
+	v86_run(v_arpl, 0);
+	check(trap.vector == V_UD && trap.ip == v86_at(v_arpl), "V86: arpl is #UD", "vector %u",
+	      trap.vector);
+	v86_run(v_lldt, 0);
+	check(trap.vector == V_UD && trap.ip == v86_at(v_lldt), "V86: lldt is #UD", "vector %u",
+	      trap.vector);
+	v86_run(v_cr, 0);
+	check(trap.vector == V_GP && trap.ip == v86_at(v_cr), "V86: mov from CR0 is #GP",
+	      "vector %u", trap.vector);
+}
+
 int main(void)
 {
 	area = pages_alloc(32, PAGE);
@@ -474,5 +568,6 @@ int main(void)
 	idt_gates();
 	sysenter();
 	tasks();
+	v86();
 	return 0;
 }

@@ -259,12 +259,14 @@ void trap_dispatch(struct frame *f)
 	f->ss = KDS;
 	f->sp = trap_recover_sp;
 #else
-	trap.sp = f->cs & 3 ? f->sp : (ulong)&f->sp;
-	trap.ss = f->cs & 3 ? f->ss : 0;
+	bool outer = f->cs & 3 || f->flags & FL_VM;
+	trap.sp = outer ? f->sp : (ulong)&f->sp;
+	trap.ss = outer ? f->ss : 0;
 #endif
 	f->ip = trap_recover;
 	f->cs = KCS;
-	f->flags &= ~(FL_TF | FL_DF | FL_NT | FL_RF | FL_AC | (f->cs & 3 ? FL_IF : 0) | 0x3000);
+	f->flags &=
+	    ~(FL_TF | FL_DF | FL_NT | FL_RF | FL_VM | FL_AC | (f->cs & 3 ? FL_IF : 0) | 0x3000);
 #ifndef __x86_64__
 	extern void trap_resume(struct frame * f, ulong sp) __attribute__((noreturn));
 	f->ds = f->es = KDS;

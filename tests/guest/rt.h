@@ -159,7 +159,7 @@ void *page_alloc(void);				/* zeroed */
 void *pages_alloc(unsigned count, ulong align); /* zeroed, physically contiguous */
 extern u64 mem_top;				/* end of RAM, from the boot information */
 extern unsigned cpu_count;			/* from `cpus=N` in the command line, else 1 */
-extern u64 random_seed; /* from `seed=N` in the command line, else 0 */
+extern u64 random_seed;				/* from `seed=N` in the command line, else 0 */
 
 void *memset(void *p, int c, size_t n);
 void *memcpy(void *d, const void *s, size_t n);
@@ -275,6 +275,7 @@ DEF_DR(7)
 #define FL_DF 0x400ul
 #define FL_NT (1ul << 14)
 #define FL_RF (1ul << 16)
+#define FL_VM (1ul << 17)
 #define FL_AC (1ul << 18)
 
 #define MSR_APIC_BASE 0x1b
