@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /* Start of a 32-bit guest program (flat protected mode, paging off) and its exception entries. */
 #include "sel.h"
 

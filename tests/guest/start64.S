@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /*
  * Start of a 64-bit guest program, start of its other CPUs, exception entries and
  * the way to real mode and back. The memory map is in rt.h.
