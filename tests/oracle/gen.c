@@ -512,6 +512,22 @@ int gen_describe(struct oracle_case *c)
 	return off == c->code_len ? 0 : -1;
 }
 
+bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const uint8_t *is,
+			unsigned len)
+{
+	struct gen_insn in;
+
+	for (unsigned i = 0; i < len; i++) {
+		if (was[i] == is[i])
+			continue;
+		for (unsigned from = i > 14 ? i - 14 : 0; from <= i && from + 15 <= len; from++)
+			if (decode(c->mode, is + from, 15, &in) && in.z.cpu_flags &&
+			    (in.z.cpu_flags->undefined & ~ZYDIS_CPUFLAG_AF))
+				return true;
+	}
+	return false;
+}
+
 void gen_disasm(const struct oracle_case *c, FILE *out)
 {
 	ZydisFormatter fmt;

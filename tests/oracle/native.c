@@ -129,6 +129,7 @@ static int map_pages(struct native *n)
 			n->live[groups[i].first + k] = (uint8_t *)p + (size_t)k * PAGE;
 	}
 	memset(n->live[PAGE_CODE0], 0xcc, 2 * PAGE);
+	mprotect(n->live[PAGE_RO], PAGE, PROT_READ);
 	return 0;
 }
 

@@ -261,6 +261,11 @@ void gen_case(struct oracle_case *c, const struct gen_opts *o, uint64_t seed, ui
  * holes) */
 int gen_describe(struct oracle_case *c);
 
+/** gen_undefined_near() - whether bytes that code wrote into code may be instructions with
+ * undefined flags */
+bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const uint8_t *is,
+			unsigned len);
+
 /** gen_disasm() - print the instructions of a case */
 void gen_disasm(const struct oracle_case *c, FILE *out);
 

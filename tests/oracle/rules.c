@@ -61,6 +61,7 @@ const struct oracle_rule rules_excluded[] = {
 	{ "fault flags", "arithmetic flags in the frame of a fault, but with --exact-flags: the "
 			 "translator lets them go stale "
 			 "where the code sets them again before it reads them" },
+	{ "wrote code", "code that wrote instructions over itself which leave flags undefined" },
 	{ "#AC", "alignment checks, but with --alignment-check: docs/quirks.md" },
 	{ "straddle",
 	  "accesses across the canonical boundary: which fault comes first is the CPU's choice" },

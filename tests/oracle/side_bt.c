@@ -15,6 +15,7 @@
 
 #include "accel/accel.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "guest.h"
 #include "vm/bus.h"
 #include "vm/mem.h"
@@ -139,6 +140,7 @@ static int bt_init(void **ret_ctx)
 
 	if (!b)
 		return -1;
+	log_init("eyot-oracle", LOG_ERROR); /* not every instruction that is undefined on purpose */
 	if (guest_mem_init(&b->mem, RAM_BYTES, &e) < 0)
 		return fail("no guest memory", &e);
 	if (bus_init(&b->pio) < 0 || bus_init(&b->mmio) < 0)
