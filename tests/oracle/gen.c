@@ -429,8 +429,20 @@ static void add_holes(struct oracle_case *c, const struct gen_insn *in)
 		c->holes[0] = (struct oracle_hole) { va + 12, 16 };
 }
 
+static bool has_segment_base(const struct gen_insn *in)
+{
+	for (unsigned i = 0; i < in->z.operand_count; i++)
+		if (in->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    (in->ops[i].mem.segment == ZYDIS_REGISTER_FS ||
+		     in->ops[i].mem.segment == ZYDIS_REGISTER_GS))
+			return true;
+	return false;
+}
+
 static void note_special(struct oracle_case *c, const struct gen_insn *in)
 {
+	if (c->mode == ORACLE_64 && has_segment_base(in))
+		c->special |= SPECIAL_SEGMENT;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FLDENV:
@@ -457,6 +469,9 @@ static void note_special(struct oracle_case *c, const struct gen_insn *in)
 	case ZYDIS_MNEMONIC_VPCMPESTRI:
 	case ZYDIS_MNEMONIC_VPCMPESTRM:
 		c->special |= SPECIAL_PCMPESTR;
+		break;
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		c->special |= SPECIAL_CX16;
 		break;
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
@@ -521,8 +536,9 @@ bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const u
 		if (was[i] == is[i])
 			continue;
 		for (unsigned from = i > 14 ? i - 14 : 0; from <= i && from + 15 <= len; from++)
-			if (decode(c->mode, is + from, 15, &in) && in.z.cpu_flags &&
-			    (in.z.cpu_flags->undefined & ~ZYDIS_CPUFLAG_AF))
+			if (decode(c->mode, is + from, 15, &in) &&
+			    (saves_pointers(&in) ||
+			     (in.z.cpu_flags && (in.z.cpu_flags->undefined & ~ZYDIS_CPUFLAG_AF))))
 				return true;
 	}
 	return false;

@@ -84,6 +84,13 @@ static bool maskmov_pending(const struct oracle_case *c, const struct oracle_res
 	return (c->special & SPECIAL_MASKMOV) && a->vector == VEC_MF;
 }
 
+static bool cx16_order(const struct oracle_case *c, const struct oracle_result *a,
+		       const struct oracle_result *b, unsigned kinds)
+{
+	return (c->special & SPECIAL_CX16) && a->vector == VEC_GP && b->vector == VEC_PF &&
+	       same_rip(a, b);
+}
+
 const struct oracle_known known_differences[] = {
 	{ "branch-target",
 	  "near branch to a non-canonical address: #GP at the target, not at the branch",
@@ -102,6 +109,8 @@ const struct oracle_known known_differences[] = {
 	  string_order },
 	{ "maskmov-pending", "maskmovq does not look for a pending x87 exception",
 	  maskmov_pending },
+	{ "cx16-order", "cmpxchg16b: a misaligned operand on a bad page gives #PF before #GP",
+	  cx16_order },
 	{ NULL, NULL, NULL },
 };
 

@@ -94,6 +94,8 @@ struct oracle_hole {
 #define SPECIAL_PCMPESTR 32u
 #define SPECIAL_POPA 64u
 #define SPECIAL_STRING 128u
+#define SPECIAL_SEGMENT 256u /* an operand with FS or GS base in 64-bit code */
+#define SPECIAL_CX16 512u
 
 struct oracle_case {
 	struct oracle_state in;

@@ -63,6 +63,8 @@ const struct oracle_rule rules_excluded[] = {
 			 "where the code sets them again before it reads them" },
 	{ "wrote code", "code that wrote instructions over itself which leave flags undefined" },
 	{ "#AC", "alignment checks, but with --alignment-check: docs/quirks.md" },
+	{ "edge", "undefined instructions at the end of mapped code: whether the rest is fetched "
+		  "is the CPU's choice" },
 	{ "straddle",
 	  "accesses across the canonical boundary: which fault comes first is the CPU's choice" },
 	{ "fsave #PF",
