@@ -10,6 +10,7 @@
 
 #include "oracle.h"
 
+#define VEC_DB 1
 #define VEC_BP 3
 #define VEC_UD 6
 #define VEC_GP 13
@@ -266,14 +267,20 @@ static bool other_fault(const struct oracle_case *c, const struct oracle_result 
 static bool wrote_unknown(const struct oracle_case *c, const struct oracle_result *native)
 {
 	static struct oracle_image initial;
-	bool found = false;
+	uint64_t off = native->out.rip - CODE_BASE;
+	bool found = native->vector == VEC_DB; /* int1 */
 
 	if (!(native->changed & (1u << PAGE_CODE0 | 1u << PAGE_CODE1)))
 		return false;
 	image_set(&initial, c);
-	for (unsigned p = PAGE_CODE0; p <= PAGE_CODE1; p++)
-		if (native->changed >> p & 1)
-			found |= gen_undefined_near(c, initial.pages[p], native->pages[p], PAGE);
+	for (unsigned p = PAGE_CODE0; p <= PAGE_CODE1; p++) {
+		if (!(native->changed >> p & 1))
+			continue;
+		found |= gen_undefined_near(c, initial.pages[p], native->pages[p], PAGE);
+		if (off / PAGE == p)
+			found |= gen_incomparable_at(c, native->pages[p] + off % PAGE,
+						     PAGE - off % PAGE);
+	}
 	image_unset(&initial, c);
 	return found;
 }

@@ -527,6 +527,14 @@ int gen_describe(struct oracle_case *c)
 	return off == c->code_len ? 0 : -1;
 }
 
+bool gen_incomparable_at(const struct oracle_case *c, const uint8_t *bytes, unsigned len)
+{
+	struct gen_insn in;
+
+	return !decode(c->mode, bytes, len > 15 ? 15 : len, &in) || !comparable(&in) ||
+	       rules_isa_may_hide(isa_name(&in)) || !old_encoding(&in);
+}
+
 bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const uint8_t *is,
 			unsigned len)
 {

@@ -263,6 +263,10 @@ void gen_case(struct oracle_case *c, const struct gen_opts *o, uint64_t seed, ui
  * holes) */
 int gen_describe(struct oracle_case *c);
 
+/** gen_incomparable_at() - whether bytes that code wrote are no instruction, or one that rules
+ * leave out */
+bool gen_incomparable_at(const struct oracle_case *c, const uint8_t *bytes, unsigned len);
+
 /** gen_undefined_near() - whether bytes that code wrote into code may be instructions with
  * undefined flags */
 bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const uint8_t *is,
