@@ -58,46 +58,46 @@ static const struct workload {
 #define WORKLOADS (sizeof(workloads) / sizeof(workloads[0]))
 
 static const char python_text[] =
-	"import json\n"
-	"def sieve(n):\n"
-	"    flags = bytearray([1]) * (n + 1)\n"
-	"    for i in range(2, int(n ** 0.5) + 1):\n"
-	"        if flags[i]:\n"
-	"            for j in range(i * i, n + 1, i):\n"
-	"                flags[j] = 0\n"
-	"    return sum(flags) - 2\n"
-	"class Node:\n"
-	"    def __init__(self, key):\n"
-	"        self.key, self.left, self.right = key, None, None\n"
-	"def insert(root, key):\n"
-	"    while True:\n"
-	"        side = 'left' if key < root.key else 'right'\n"
-	"        below = getattr(root, side)\n"
-	"        if below is None:\n"
-	"            setattr(root, side, Node(key))\n"
-	"            return\n"
-	"        root = below\n"
-	"print(sieve(300000))\n"
-	"root, x = Node(500000), 1\n"
-	"for i in range(12000):\n"
-	"    x = x * 1103515245 + 12345 & 0x7fffffff\n"
-	"    insert(root, x % 1000000)\n"
-	"words = {}\n"
-	"for line in open('text', encoding='ascii').readlines()[:12000]:\n"
-	"    for word in line.split():\n"
-	"        words[word] = words.get(word, 0) + 1\n"
-	"print(len(json.loads(json.dumps(words))))\n";
+    "import json\n"
+    "def sieve(n):\n"
+    "    flags = bytearray([1]) * (n + 1)\n"
+    "    for i in range(2, int(n ** 0.5) + 1):\n"
+    "        if flags[i]:\n"
+    "            for j in range(i * i, n + 1, i):\n"
+    "                flags[j] = 0\n"
+    "    return sum(flags) - 2\n"
+    "class Node:\n"
+    "    def __init__(self, key):\n"
+    "        self.key, self.left, self.right = key, None, None\n"
+    "def insert(root, key):\n"
+    "    while True:\n"
+    "        side = 'left' if key < root.key else 'right'\n"
+    "        below = getattr(root, side)\n"
+    "        if below is None:\n"
+    "            setattr(root, side, Node(key))\n"
+    "            return\n"
+    "        root = below\n"
+    "print(sieve(300000))\n"
+    "root, x = Node(500000), 1\n"
+    "for i in range(12000):\n"
+    "    x = x * 1103515245 + 12345 & 0x7fffffff\n"
+    "    insert(root, x % 1000000)\n"
+    "words = {}\n"
+    "for line in open('text', encoding='ascii').readlines()[:12000]:\n"
+    "    for word in line.split():\n"
+    "        words[word] = words.get(word, 0) + 1\n"
+    "print(len(json.loads(json.dumps(words))))\n";
 
 static const char sql_text[] =
-	"create table t (id integer primary key, k integer, name text);\n"
-	"with recursive n(i) as (select 1 union all select i + 1 from n where i < 90000)\n"
-	"insert into t select i, (i * 7919) % 10007, 'name ' || (i % 977) from n;\n"
-	"create index t_k on t (k);\n"
-	"select name, count(*), sum(k) from t group by name order by 2, 1 limit 5;\n"
-	"select count(*) from t a join t b on b.k = a.k where a.id < 4000;\n"
-	"update t set name = upper(name) where k % 3 = 0;\n"
-	"delete from t where k % 5 = 0;\n"
-	"select count(*), max(name) from t;\n";
+    "create table t (id integer primary key, k integer, name text);\n"
+    "with recursive n(i) as (select 1 union all select i + 1 from n where i < 90000)\n"
+    "insert into t select i, (i * 7919) % 10007, 'name ' || (i % 977) from n;\n"
+    "create index t_k on t (k);\n"
+    "select name, count(*), sum(k) from t group by name order by 2, 1 limit 5;\n"
+    "select count(*) from t a join t b on b.k = a.k where a.id < 4000;\n"
+    "update t set name = upper(name) where k % 3 = 0;\n"
+    "delete from t where k % 5 = 0;\n"
+    "select count(*), max(name) from t;\n";
 
 static void die(const char *what)
 {
@@ -142,7 +142,7 @@ static void make_text(void)
 
 		for (int k = 0; k < n; k++)
 			words[i][k] = "etaoinshrdlucmfwypvbgkqjxz"[(next_random(&r) % 26) *
-								     (next_random(&r) % 26) / 26];
+								   (next_random(&r) % 26) / 26];
 		words[i][n] = '\0';
 	}
 	while (done < TEXT_BYTES) {
@@ -176,16 +176,17 @@ static void make_source(void)
 	fprintf(f, "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
 		   "struct item { int key, n; char name[16]; struct item *next; };\n");
 	for (int i = 0; i < SOURCE_FUNCTIONS; i++)
-		fprintf(f,
-			"int work_%d(struct item *list, int n)\n{\n\tint sum = %d;\n"
-			"\tfor (struct item *p = list; p; p = p->next) {\n"
-			"\t\tswitch ((p->key + n) %% 7) {\n\t\tcase 0: sum += p->n * %d; break;\n"
-			"\t\tcase 1: sum ^= p->key << %d; break;\n"
-			"\t\tcase 3: sum -= (int)strlen(p->name); break;\n"
-			"\t\tdefault: sum += sum %% %d; }\n"
-			"\t\tif (sum > n && !strcmp(p->name, \"x%d\")) sum = work_%d(p->next, n - 1);\n"
-			"\t}\n\treturn sum;\n}\n",
-			i, i, i + 3, i % 11, i + 2, i, i);
+		fprintf(
+		    f,
+		    "int work_%d(struct item *list, int n)\n{\n\tint sum = %d;\n"
+		    "\tfor (struct item *p = list; p; p = p->next) {\n"
+		    "\t\tswitch ((p->key + n) %% 7) {\n\t\tcase 0: sum += p->n * %d; break;\n"
+		    "\t\tcase 1: sum ^= p->key << %d; break;\n"
+		    "\t\tcase 3: sum -= (int)strlen(p->name); break;\n"
+		    "\t\tdefault: sum += sum %% %d; }\n"
+		    "\t\tif (sum > n && !strcmp(p->name, \"x%d\")) sum = work_%d(p->next, n - 1);\n"
+		    "\t}\n\treturn sum;\n}\n",
+		    i, i, i + 3, i % 11, i + 2, i, i);
 	finish(f, "work.c");
 }
 

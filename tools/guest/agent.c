@@ -87,7 +87,10 @@ static void put_le32(uint8_t *p, uint32_t v)
 /* @frame has room for the head before and the checksum after its @n bytes at frame + 9 */
 static void send_frame(uint8_t *frame, char type, uint32_t n)
 {
-	memcpy(frame, "\xf7" "EYF", 4);
+	memcpy(frame,
+	       "\xf7"
+	       "EYF",
+	       4);
 	frame[4] = (uint8_t)type;
 	put_le32(frame + 5, n);
 	put_le32(frame + 9 + n, crc32_of(frame + 4, 5 + n));
@@ -194,7 +197,8 @@ int main(void)
 	 * Until the command has ended and what it wrote is out; a process that it left behind
 	 * may hold the pipes open for ever, so their end is not waited for.
 	 */
-	struct pollfd p[2] = { { .fd = out[0], .events = POLLIN }, { .fd = err[0], .events = POLLIN } };
+	struct pollfd p[2] = { { .fd = out[0], .events = POLLIN },
+			       { .fd = err[0], .events = POLLIN } };
 
 	for (;;) {
 		int ready = poll(p, 2, ended ? 0 : 20);
@@ -213,7 +217,8 @@ int main(void)
 		else
 			ended = waitpid(pid, &status, WNOHANG) == pid;
 	}
-	status_frame[9] = (uint8_t)(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	status_frame[9] =
+	    (uint8_t)(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 	send_frame(status_frame, 's', 1);
 	tcdrain(port);
 	klogctl(KLOG_CONSOLE_ON, NULL, 0);

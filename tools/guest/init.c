@@ -153,11 +153,11 @@ static void add_units(void)
 	mkdir("/run/systemd", 0755);
 	mkdir("/run/systemd/system", 0755);
 	write_text("/run/systemd/system/eyot-run.target", "[Unit]\n"
-							   "Description=Run one command\n"
-							   "Requires=basic.target\n"
-							   "Wants=eyot-run.service\n"
-							   "After=basic.target\n"
-							   "AllowIsolate=yes\n");
+							  "Description=Run one command\n"
+							  "Requires=basic.target\n"
+							  "Wants=eyot-run.service\n"
+							  "After=basic.target\n"
+							  "AllowIsolate=yes\n");
 	write_text("/run/systemd/system/eyot-run.service",
 		   "[Unit]\n"
 		   "Description=The command of tools/run\n"
@@ -211,8 +211,9 @@ static void mount_root(const struct boot_options *o)
 
 int main(int argc, char **argv)
 {
-	struct boot_options o = { .root = "/dev/vda", .fstype = "ext4", .init = "/sbin/init",
-				  .flags = MS_RDONLY };
+	struct boot_options o = {
+		.root = "/dev/vda", .fstype = "ext4", .init = "/sbin/init", .flags = MS_RDONLY
+	};
 	static const char *const moved[] = { "/dev", "/proc", "/run" };
 
 	if (getpid() != 1) {
