@@ -484,6 +484,8 @@ static void note_special(struct oracle_case *c, const struct gen_insn *in)
 	default:
 		if (in->z.meta.category == ZYDIS_CATEGORY_AVX2GATHER)
 			c->special |= SPECIAL_GATHER;
+		else if (in->z.meta.isa_set == ZYDIS_ISA_SET_SHA)
+			c->special |= SPECIAL_SHA;
 		else if (in->z.meta.category == ZYDIS_CATEGORY_STRINGOP)
 			c->special |= SPECIAL_STRING;
 		break;

@@ -87,8 +87,14 @@ static bool maskmov_pending(const struct oracle_case *c, const struct oracle_res
 static bool cx16_order(const struct oracle_case *c, const struct oracle_result *a,
 		       const struct oracle_result *b, unsigned kinds)
 {
-	return (c->special & SPECIAL_CX16) && a->vector == VEC_GP && b->vector == VEC_PF &&
-	       same_rip(a, b);
+	return (c->special & SPECIAL_CX16) && a->vector == VEC_GP &&
+	       (b->vector == VEC_PF || b->vector == VEC_SS) && same_rip(a, b);
+}
+
+static bool sha_alignment(const struct oracle_case *c, const struct oracle_result *a,
+			  const struct oracle_result *b, unsigned kinds)
+{
+	return (c->special & SPECIAL_SHA) && b->vector == VEC_GP;
 }
 
 const struct oracle_known known_differences[] = {
@@ -111,6 +117,8 @@ const struct oracle_known known_differences[] = {
 	  maskmov_pending },
 	{ "cx16-order", "cmpxchg16b: a misaligned operand on a bad page gives #PF before #GP",
 	  cx16_order },
+	{ "sha-alignment", "SHA instructions demand aligned operands where the host does not",
+	  sha_alignment },
 	{ NULL, NULL, NULL },
 };
 

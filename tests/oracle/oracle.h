@@ -96,6 +96,7 @@ struct oracle_hole {
 #define SPECIAL_STRING 128u
 #define SPECIAL_SEGMENT 256u /* an operand with FS or GS base in 64-bit code */
 #define SPECIAL_CX16 512u
+#define SPECIAL_SHA 1024u
 
 struct oracle_case {
 	struct oracle_state in;
