@@ -38,6 +38,7 @@ export CMD
 
 test: build
 	@tools/install-packages run test
+	-@tools/guest-image --flavour run >/dev/null && tools/guest-image --flavour test >/dev/null
 	@tests/run --build $(BUILD) $(TESTS)
 
 bench: build
