@@ -73,6 +73,8 @@ static void build_tables(uint8_t *ram, bool multiboot)
 	for (unsigned p = 0; p < PAGE_COUNT; p++) {
 		uint64_t pte = (GUEST_USER + (uint64_t)p * PAGE) | PTE_P | PTE_U | PTE_A | PTE_D;
 
+		if (p == PAGE_LOW && !oracle_low_page)
+			continue;
 		if (p != PAGE_RO)
 			pte |= PTE_W;
 		if (p != PAGE_CODE0 && p != PAGE_CODE1)
@@ -87,8 +89,9 @@ static void build_tables(uint8_t *ram, bool multiboot)
 				  0xfffffffff000ull);
 		uint64_t old = pd[0] & 0xfffffffff000ull, last = GUEST_TABLES + 15 * PAGE;
 
-		memcpy(ram + last, ram + old, PAGE);
-		pd[0] = last | (pd[0] & 0xfff);
+		if (old)
+			memcpy(ram + last, ram + old, PAGE);
+		pd[0] = last | PTE_P | PTE_W | PTE_U | PTE_A;
 		table(&t, last)[GUEST_IMAGE >> 12] = GUEST_IMAGE | PTE_P | PTE_W | PTE_A | PTE_D;
 		table(&t, last)[GUEST_GDT >> 12] = GUEST_GDT | PTE_P | PTE_W | PTE_A | PTE_D;
 	}
@@ -135,7 +138,8 @@ void guest_build(struct guest *g, uint8_t *ram, bool multiboot)
 	g->slot = (struct guest_slot *)(ram + GUEST_SLOT);
 	memset(g->slot->code, 0xcc, 2 * PAGE);
 	for (unsigned p = 0; p < PAGE_COUNT; p++)
-		g->live[p] = ram + GUEST_USER + (uint64_t)p * PAGE;
+		if (p != PAGE_LOW || oracle_low_page)
+			g->live[p] = ram + GUEST_USER + (uint64_t)p * PAGE;
 }
 
 /* The range of the guest's code pages that differs from what they must hold now. */
@@ -158,7 +162,7 @@ void guest_put(struct guest *g, const struct oracle_case *c)
 {
 	image_set(&g->image, c);
 	for (unsigned p = PAGE_DATA0; p < PAGE_COUNT; p++)
-		if (memcmp(g->live[p], g->image.pages[p], PAGE))
+		if (g->live[p] && memcmp(g->live[p], g->image.pages[p], PAGE))
 			memcpy(g->live[p], g->image.pages[p], PAGE);
 	plan_copy(g, c);
 	g->slot->in = c->in;

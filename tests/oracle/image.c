@@ -5,6 +5,7 @@
  * a seed so that a case file needs to hold only the seed.
  */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "oracle.h"
 #include "rng.h"
@@ -19,6 +20,18 @@ const uint64_t oracle_page_va[PAGE_COUNT] = {
 	[PAGE_HIGH] = HIGH_BASE,
 	[PAGE_LOW] = LOW_BASE,
 };
+
+bool oracle_low_page;
+
+void image_probe(void)
+{
+	void *p = mmap((void *)LOW_BASE, PAGE, PROT_READ,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	oracle_low_page = p == (void *)LOW_BASE;
+	if (p != MAP_FAILED)
+		munmap(p, PAGE);
+}
 
 static const uint64_t interesting[] = {
 	0,

@@ -8,7 +8,7 @@
  * as long as it stays one, and is reported once per class (instruction and
  * what differs).
  *
- * Exit status: 0 all the same, 1 mismatches, 2 wrong usage.
+ * Exit status: 0 all the same, 1 mismatches, 2 wrong usage, 77 this host cannot do it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -587,6 +587,7 @@ int main(int argc, char **argv)
 	a->batches[0] = batch_new();
 	a->batches[1] = batch_new();
 	a->single = batch_new();
+	image_probe();
 	a->native = worker_start(&side_native, 0);
 	a->guest = worker_start(a->guest_side, 1);
 	for (unsigned i = 0; i < f.count; i++)

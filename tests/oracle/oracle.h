@@ -162,10 +162,19 @@ void image_collect(const struct oracle_image *im, uint8_t *const live[PAGE_COUNT
 /* The translator runs with exact flags: they are compared in every exception frame. */
 extern bool oracle_exact_flags;
 
+/*
+ * Whether the page for 16-bit addresses is there: the host may keep ordinary users from
+ * mapping it (vm.mmap_min_addr). Set before the sides start.
+ */
+extern bool oracle_low_page;
+
+/** image_probe() - find out what of the layout this host allows */
+void image_probe(void);
+
 /* One side: a way to run cases. Each runs in a process of its own, see worker.c. */
 struct oracle_side {
 	const char *name;
-	/* 0, or -1 with a line on stderr */
+	/* 0; -1 with a line on stderr; -2 when this host cannot do it, with a line too */
 	int (*init)(void **ret_ctx);
 	/* Run cases [from, n); *cur tells which one is running, should the process die. */
 	void (*run)(void *ctx, const struct oracle_case *cases, struct oracle_result *results,

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /*
  * What runs in the guest: a loop in ring 0 that takes a case from the slot,
  * puts the code in place, goes to user mode by iretq, and on the exception

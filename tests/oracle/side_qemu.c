@@ -98,7 +98,8 @@ static int qemu_init(void **ret_ctx)
 	q->guest.ram = q->ram;
 	q->guest.slot = (struct guest_slot *)(q->ram + GUEST_SLOT);
 	for (unsigned p = 0; p < PAGE_COUNT; p++)
-		q->guest.live[p] = q->ram + GUEST_USER + (uint64_t)p * PAGE;
+		if (p != PAGE_LOW || oracle_low_page)
+			q->guest.live[p] = q->ram + GUEST_USER + (uint64_t)p * PAGE;
 	/* The image is there when the code pages are. */
 	if (!wait_word((uint32_t *)q->guest.live[0], 0xcccccccc, 10000000000ll)) {
 		fprintf(stderr, "qemu side: does not start\n");

@@ -18,6 +18,8 @@
 
 #include "oracle.h"
 
+#define EXIT_CANNOT 77 /* what test runners take for "skipped" */
+
 struct worker {
 	const struct oracle_side *side;
 	unsigned which;
@@ -46,10 +48,12 @@ static void child(const struct oracle_side *side, unsigned which, int in, int ou
 	struct command cmd;
 	void *ctx;
 	char ok = 0;
+	int ret;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (side->init(&ctx) < 0)
-		_exit(3);
+	ret = side->init(&ctx);
+	if (ret < 0)
+		_exit(ret == -2 ? EXIT_CANNOT : 3);
 	if (write(out, &ok, 1) != 1)
 		_exit(0);
 	while (read(in, &cmd, sizeof(cmd)) == sizeof(cmd)) {
@@ -81,8 +85,14 @@ static void spawn(struct worker *w)
 	close(from[1]);
 	w->to = to[1];
 	w->from = from[0];
-	if (read(w->from, &ok, 1) != 1)
+	if (read(w->from, &ok, 1) != 1) {
+		int status = 0;
+
+		waitpid(w->pid, &status, 0);
+		if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CANNOT)
+			exit(EXIT_CANNOT);
 		errx(1, "the %s side does not start", w->side->name);
+	}
 }
 
 struct worker *worker_start(const struct oracle_side *side, unsigned which)
