@@ -28,12 +28,14 @@ build: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) $(if $(V),-v)
 
 # With CMD or with a standard input that is no terminal, standard output holds what the
-# command prints and nothing else: so the build reports on standard error.
+# command prints and nothing else: so the build reports on standard error. Status 10: the
+# user left the shell by the key for it.
 run: $(BUILD)/build.ninja
 	@tools/install-packages build
 	@ninja -C $(BUILD) src/monitor/eyot-vmm tools/guest/eyot-init tools/guest/eyot-agent >&2
 	@tools/install-packages run
-	@tools/run --build $(BUILD) $(if $(CMD),-- sh -c "$$CMD")
+	@tools/run --build $(BUILD) $(if $(CMD),-- sh -c "$$CMD") || { status=$$?; \
+		[ $$status -eq 10 ] && [ -z "$$CMD" ] && [ -t 0 ] && echo >&2 || exit $$status; }
 export CMD
 
 test: build
