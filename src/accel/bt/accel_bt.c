@@ -215,6 +215,7 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	vm->opt_exact_flags = has_word(cfg->debug, "exact-flags");
 	vm->opt_nolink = has_word(cfg->debug, "nolink");
 	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
+	vm->opt_noside = has_word(cfg->debug, "noside");
 	vm->opt_stats = has_word(cfg->debug, "stats");
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->exclusive, NULL);

@@ -307,7 +307,7 @@ struct bt_vm {
 	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
-	bool opt_nolink, opt_nogroup, opt_stats;
+	bool opt_nolink, opt_nogroup, opt_noside, opt_stats;
 };
 
 /* ---- run.c ---- */

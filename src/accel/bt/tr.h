@@ -7,6 +7,7 @@
 #include "accel/bt/emit.h"
 
 #define BLOCK_INSNS 48
+#define BLOCK_SIDES 4
 #define COLD_ENTRIES (BLOCK_INSNS * 2)
 #define FAULT_ENTRIES (BLOCK_INSNS * 2)
 #define GROUP_SPAN 1024 /* bytes that one group covers at most */
@@ -47,6 +48,12 @@ struct member {
 	int32_t to_lo; /* what to add to the operand's displacement to get lo */
 };
 
+/* A conditional jump in the middle of a block, whose way out stands behind the block's code. */
+struct side {
+	uint8_t *field; /* rel32 of the jump */
+	unsigned index; /* of the instruction */
+};
+
 struct cold_entry {
 	uint8_t *jump; /* rel32 field in hot code */
 	uint8_t *back;
@@ -79,6 +86,9 @@ struct tr {
 	int16_t offs[BLOCK_INSNS + 1];	/* page offset of each instruction and of the end */
 	uint16_t live[BLOCK_INSNS + 1]; /* live before instruction i; [n]: at the end */
 	unsigned count;
+	bool mid[BLOCK_INSNS]; /* a conditional jump that the block goes on behind */
+	struct side sides[BLOCK_SIDES];
+	unsigned side_count;
 
 	struct group groups[GROUPS];
 	unsigned group_count, slots;
@@ -133,6 +143,8 @@ void tr_emit_sys(struct tr *t, const struct insn *in);
 void tr_emit_sys_aside(struct tr *t, const struct insn *in);
 void tr_emit_jc_jump(struct tr *t);
 void tr_emit_goto(struct tr *t, int64_t off);
+void tr_emit_side(struct tr *t, const struct insn *in);
+void tr_emit_sides(struct tr *t);
 void tr_emit_end(struct tr *t, const struct insn *in);
 
 /* tr_system.c */

@@ -140,6 +140,24 @@ static uint8_t *jcc_forward(struct tr *t, unsigned cc)
 	return t->hot.p - 4;
 }
 
+/* A conditional jump that the block goes on behind. */
+void tr_emit_side(struct tr *t, const struct insn *in)
+{
+	tr_want_flags_hw(t, FL_ARITH);
+	t->sides[t->side_count++] =
+	    (struct side) { .field = jcc_forward(t, in->cc), .index = t->cur };
+}
+
+void tr_emit_sides(struct tr *t)
+{
+	for (unsigned i = 0; i < t->side_count; i++) {
+		patch_rel32(t->sides[i].field, t->hot.p);
+		t->cur = t->sides[i].index;
+		t->fs = FLAGS_HW;
+		tr_emit_goto(t, tr_target_off(t, t->cur));
+	}
+}
+
 static void emit_loop(struct tr *t, const struct insn *in, int64_t taken)
 {
 	struct out *o = &t->hot;

@@ -3,8 +3,9 @@
  * Translation of one block.
  *
  * A block starts at some byte of a guest page and ends at a control transfer,
- * at an instruction that needs C, at the page's end, or at BLOCK_INSNS. An
- * instruction that crosses the page's end is a block of its own.
+ * at an instruction that needs C, at the page's end, or at BLOCK_INSNS. It goes
+ * on behind a few forward conditional jumps, which are taken to be rarer than
+ * not. An instruction that crosses the page's end is a block of its own.
  *
  * Code is position independent in guest terms: it knows its offset in the
  * page, and finds the page's rip in cpu->vbase; so one translation serves all
@@ -194,6 +195,8 @@ static void analyse(struct tr *t)
 		in = &t->insns[i];
 		if (tr_place_of(t, in) == IN_SYS || t->vm->opt_exact_flags)
 			live = FL_ARITH;
+		else if (t->mid[i])
+			live |= tr_peek_live(t, tr_target_off(t, i)) | (in->flags_read & FL_ARITH);
 		else
 			live = (live & ~in->flags_written) | (in->flags_read & FL_ARITH);
 		t->live[i] = live;
@@ -335,7 +338,7 @@ static void emit_body(struct tr *t, const struct insn *in)
 
 static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 {
-	unsigned max = t->key & KEY_ONE ? 1 : BLOCK_INSNS;
+	unsigned max = t->key & KEY_ONE ? 1 : BLOCK_INSNS, sides = 0;
 
 	t->count = 0;
 	t->offs[0] = off;
@@ -361,9 +364,16 @@ static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 		t->offs[++t->count] = off;
 		if (cross)
 			t->cross = true;
-		if (tr_place_of(t, in) != IN_BODY)
+		t->mid[t->count - 1] = false;
+		if (in->op == OP_JCC && in->imm > 0 && sides < BLOCK_SIDES && !cross &&
+		    !t->vm->opt_noside && tr_place_of(t, in) == IN_END) {
+			t->mid[t->count - 1] = true;
+			sides++;
+		} else if (tr_place_of(t, in) != IN_BODY) {
 			break;
+		}
 	}
+	t->mid[t->count - 1] = false; /* the last one ends the block */
 }
 
 /*
@@ -426,7 +436,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	t->unlinked = t->key & KEY_ONE;
 	t->cross = false;
 	t->code = code - (PAGE_SIZE - avail);
-	t->cold_count = t->fault_count = 0;
+	t->cold_count = t->fault_count = t->side_count = 0;
 	t->hot.p = c->hot;
 	t->cold.p = c->cold;
 
@@ -456,7 +466,10 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 			emit_body(t, in);
 			break;
 		case IN_END:
-			tr_emit_end(t, in);
+			if (t->mid[t->cur])
+				tr_emit_side(t, in);
+			else
+				tr_emit_end(t, in);
 			break;
 		case IN_SYS:
 			tr_emit_sys(t, in);
@@ -468,6 +481,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 		t->cur = t->count - 1;
 		tr_emit_goto(t, t->offs[t->count]);
 	}
+	tr_emit_sides(t);
 	tr_emit_colds(t);
 	b->faults = bt_cache_alloc(c, t->fault_count * sizeof(*b->faults));
 	b->fault_count = t->fault_count;
