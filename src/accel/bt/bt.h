@@ -128,6 +128,8 @@ enum {
 #define KEY_FPU (1u << 7)    /* FPU/SSE/AVX not plainly usable: check each such instruction */
 #define KEY_ONE (1u << 8)    /* one instruction a block: single step, interrupt shadow */
 #define KEY_INNER (1u << 11) /* CPL 1 or 2 */
+#define KEY_EXACT                                                                                  \
+	(1u << 12) /* exact flags, as code that may overwrite itself needs; never in cpu->key */
 #define KEY_PLAIN                                                                                  \
 	(1u << 10) /* variant of a block without groups; never in cpu->key (see translate.c) */
 #define KEY_ALIGN (1u << 9) /* alignment checking is on: every access takes the slow path */
@@ -182,7 +184,7 @@ struct bt_jc {
 struct bt_itlb {
 	uint64_t la, gpa; /* pages; la of an empty entry is ~0 */
 	const uint8_t *host;
-	bool global;
+	bool global, writable;
 };
 
 struct bt_block;
@@ -223,7 +225,7 @@ struct bt_cpu {
 	 */
 	uint64_t jc_pages[2][JC_PAGES / 64];
 	struct bt_find {
-		uint64_t gpa_key; /* gpa << 12 | key */
+		uint64_t gpa_key; /* gpa << 16 | key */
 		struct bt_block *block;
 	} find[FIND_SIZE]; /* blocks lately looked up; emptied when the code cache starts anew */
 	unsigned jc_used,

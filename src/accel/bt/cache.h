@@ -160,7 +160,7 @@ void bt_stubs_make(struct bt_vm *vm);
 /* translate.c */
 /**
  * bt_translate() - translate the block at st.rip
- * @key: cpu->key, perhaps with KEY_PLAIN
+ * @key: cpu->key, perhaps with KEY_PLAIN and KEY_EXACT
  * @gpa: physical address of the first byte; @code: its host bytes to the page's end (@avail of
  * them)
  * @code2, @gpa2: the following page, NULL/0 when it is not mapped
@@ -191,6 +191,7 @@ struct bt_fetch {
 	uint64_t gpa;
 	const uint8_t *host; /* NULL: not RAM */
 	bool global;
+	bool writable; /* through the same address */
 };
 /** bt_fetch_page() - translate @la for execution; raises #PF unless @quiet, then returns false */
 bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch *f);
@@ -209,7 +210,7 @@ void bt_exclusive_end(struct bt_vm *vm);
 
 static inline unsigned bt_jc_class(uint32_t key)
 {
-	switch (key & ~KEY_PLAIN) {
+	switch (key & ~(KEY_PLAIN | KEY_EXACT)) {
 	case MODE_64:
 		return JC_KERNEL;
 	case MODE_64 | KEY_AC:

@@ -11,8 +11,9 @@
 #include "accel/bt/cache.h"
 
 struct walk {
-	uint64_t gpa; /* of the byte */
-	bool write;   /* a write would be allowed and D is set */
+	uint64_t gpa;	/* of the byte */
+	bool write;	/* a write would be allowed and D is set */
+	bool may_write; /* the tables would allow one */
 	bool global;
 	uint64_t page_size;
 };
@@ -80,7 +81,10 @@ static uint32_t walk(struct bt_cpu *cpu, uint64_t la, unsigned acc, bool user, b
 	    1u << 31;
 
 	if (!(cr0 & CR0_PG)) {
-		*w = (struct walk) { .gpa = (uint32_t)la, .write = true, .page_size = PAGE_SIZE };
+		*w = (struct walk) { .gpa = (uint32_t)la,
+				     .write = true,
+				     .may_write = true,
+				     .page_size = PAGE_SIZE };
 		return 0;
 	}
 
@@ -163,7 +167,8 @@ again:;
 			goto again;
 
 		w->gpa = base | (la & (size - 1));
-		w->write = (acc == ACC_WRITE || (e & PTE_D)) && (may_write || (!user && !wp));
+		w->may_write = may_write || (!user && !wp);
+		w->write = (acc == ACC_WRITE || (e & PTE_D)) && w->may_write;
 		w->global = (e & PTE_G) && (cr4 & CR4_PGE);
 		w->page_size = size;
 		return 0;
@@ -456,7 +461,7 @@ static void probe(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write, en
 	bt_page_in(cpu, la, write, kind);
 	if (first < size)
 		bt_page_in(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first), write,
-			     kind);
+			   kind);
 }
 
 void bt_probe_read(struct bt_cpu *cpu, uint64_t la, unsigned size, enum bt_kind kind)
@@ -578,10 +583,12 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 		t->gpa = w.gpa;
 		t->host = bt_ram_host(cpu, w.gpa);
 		t->global = w.global;
+		t->writable = w.may_write;
 		note_large(&cpu->itlb_large_lo, &cpu->itlb_large_hi, la, w.page_size);
 	}
 	f->gpa = t->gpa;
 	f->host = t->host;
 	f->global = t->global;
+	f->writable = t->writable;
 	return true;
 }

@@ -238,7 +238,14 @@ static struct bt_block *find_block(struct bt_cpu *cpu, uint32_t key_bits, bool *
 		}
 	}
 
-	uint64_t gpa = f.gpa + off, gpa_key = gpa << 12 | cpu->key | key_bits;
+	/*
+	 * Code that can write to itself may change what reads the flags; a 64-bit kernel is taken
+	 * not to do that to the very block that runs.
+	 */
+	if (f.writable && (cpu->key & (KEY_USER | KEY_MODE_MASK)) != MODE_64)
+		key_bits |= KEY_EXACT;
+
+	uint64_t gpa = f.gpa + off, gpa_key = gpa << 16 | cpu->key | key_bits;
 	struct bt_find *lately =
 	    &cpu->find[(gpa ^ gpa >> 12 ^ (cpu->key | key_bits) << 4) & (FIND_SIZE - 1)];
 
@@ -385,8 +392,8 @@ static void run_blocks(struct bt_cpu *cpu)
 	if (b) {
 		cpu->resume = NULL;
 		if (cpu->resume_flushes == cpu->vm->cache->stat_flushes &&
-		    cpu->resume_rip == cpu->st.rip && (b->key & ~KEY_PLAIN) == cpu->key &&
-		    b->valid && !b->gpa2) {
+		    cpu->resume_rip == cpu->st.rip &&
+		    (b->key & ~(KEY_PLAIN | KEY_EXACT)) == cpu->key && b->valid && !b->gpa2) {
 			cpu->vbase = cpu->st.rip - b->page_off;
 			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(
 				      cpu, cpu->vm->cache->base + b->entry));

@@ -80,6 +80,7 @@ struct tr {
 	bool stack_inline;   /* push, pop, call, ret are translated */
 	bool near_inline;    /* near control transfer is translated */
 	bool unlinked;	     /* KEY_ONE: every way out leads to C */
+	bool exact;	     /* arithmetic flags are live everywhere */
 	bool cross;	     /* its instruction crosses the page's end: no direct links */
 
 	struct insn insns[BLOCK_INSNS];

@@ -141,7 +141,7 @@ unsigned tr_peek_live(struct tr *t, int64_t off)
 {
 	unsigned live = 0, killed = 0;
 
-	if (off < 0 || t->unlinked || t->cross || t->vm->opt_exact_flags)
+	if (off < 0 || t->unlinked || t->cross || t->exact)
 		return FL_ARITH;
 	for (unsigned i = 0; i < 6; i++) {
 		struct insn in;
@@ -193,7 +193,7 @@ static void analyse(struct tr *t)
 	t->live[n] = live;
 	for (int i = last; i >= 0; i--) {
 		in = &t->insns[i];
-		if (tr_place_of(t, in) == IN_SYS || t->vm->opt_exact_flags)
+		if (tr_place_of(t, in) == IN_SYS || t->exact)
 			live = FL_ARITH;
 		else if (t->mid[i])
 			live |= tr_peek_live(t, tr_target_off(t, i)) | (in->flags_read & FL_ARITH);
@@ -434,6 +434,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	t->stack_inline =
 	    t->wide || (t->mode == MODE_32 && (t->key & KEY_SS32) && !(t->key & KEY_SEGS));
 	t->unlinked = t->key & KEY_ONE;
+	t->exact = (t->key & KEY_EXACT) || t->vm->opt_exact_flags;
 	t->cross = false;
 	t->code = code - (PAGE_SIZE - avail);
 	t->cold_count = t->fault_count = t->side_count = 0;
