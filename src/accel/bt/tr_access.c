@@ -205,6 +205,8 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
  * legacy SSE"). */
 static bool wants_alignment(const struct insn *in)
 {
+	if (in->op == OP_CMPXCHG16B)
+		return true;
 	if (in->vex)
 		return (in->map == 1 &&
 			(in->opcode == 0x28 || in->opcode == 0x29 || in->opcode == 0x2b ||
