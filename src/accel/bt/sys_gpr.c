@@ -22,12 +22,13 @@ uint64_t sys_reg_get(const struct bt_cpu *cpu, const struct insn *in, unsigned r
 
 void sys_reg_set(struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size, uint64_t val)
 {
-	uint64_t *r = &cpu->st.regs[reg - 4];
+	if (is_high_byte(in, reg, size)) {
+		uint64_t *r = &cpu->st.regs[reg - 4];
 
-	if (is_high_byte(in, reg, size))
 		*r = (*r & ~0xff00ull) | (val & 0xff) << 8;
-	else
+	} else {
 		sys_set_gpr(cpu, reg, size, val);
+	}
 }
 
 uint64_t sys_rm_get(struct bt_cpu *cpu, const struct insn *in, unsigned size)
