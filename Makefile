@@ -15,7 +15,7 @@ help:
 	@echo "make run         boot a Debian virtual machine; CMD='uname -a' runs that command in it"
 	@echo 'make test        every test; TESTS="unit guest fuzz system" selects'
 	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
-	@echo 'make asan        build with the address and undefined-behaviour sanitizers, run unit and guest tests'
+	@echo 'make asan        the tests with sanitizers alone (address, undefined behaviour, threads)'
 	@echo 'make check-style formatting and the folder rule'
 	@echo 'make clean       remove the build; make distclean: the cached guest disks as well'
 
@@ -52,17 +52,13 @@ check-style:
 	@tools/check-includes
 	@tools/check-style
 
-# Alignment is left out: guests access memory unaligned, in one access, and so does what serves
-# them; x86-64 hosts alone are supported.
-asan:
-	@tools/install-packages build test
-	@test -e $(BUILD)-asan/build.ninja || meson setup $(BUILD)-asan -Db_sanitize=address,undefined \
-		-Db_lundef=false -Dbuildtype=debugoptimized -Dc_args=-fno-sanitize=alignment $(MESON_FLAGS)
-	@ninja -C $(BUILD)-asan
-	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tests/run --build $(BUILD)-asan unit guest fuzz
+# The builds with sanitizers and what is run with them; part of `make test`.
+asan: build
+	@tools/install-packages run test
+	@tests/run --build $(BUILD) sanitizers
 
 clean:
-	@rm -rf $(BUILD) $(BUILD)-asan
+	@rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 distclean: clean
 	@tools/guest-image --forget
