@@ -5,10 +5,6 @@
 #include "accel/bt/cache.h"
 #include "accel/bt/emit.h"
 
-#define HOT_MAX (64u << 10) /* bounds of one block */
-#define COLD_MAX (64u << 10)
-#define ARENA_MAX (32u << 10)
-
 static void note_write(void *opaque, uint64_t gpa, uint64_t len)
 {
 	bt_cache_written(opaque, gpa, len);
