@@ -256,7 +256,8 @@ static bool choice_of_cpu(const struct oracle_case *c, const struct oracle_resul
 static bool other_fault(const struct oracle_case *c, const struct oracle_result *native,
 			const struct oracle_result *guest)
 {
-	if ((c->special & SPECIAL_SEGMENT) && native->vector == VEC_GP && guest->vector != VEC_GP)
+	if ((c->special & SPECIAL_SEGMENT) && native->vector == VEC_GP &&
+	    (guest->vector != VEC_GP || guest->out.rip != native->out.rip))
 		return true;
 	return native->vector == VEC_PF && (native->error & PF_FETCH) && guest->vector == VEC_UD &&
 	       native->out.rip == guest->out.rip;

@@ -35,7 +35,8 @@ static bool branch_target(const struct oracle_case *c, const struct oracle_resul
 static bool x87_order(const struct oracle_case *c, const struct oracle_result *a,
 		      const struct oracle_result *b, unsigned kinds)
 {
-	return a->vector == VEC_MF && (b->vector == VEC_PF || b->vector == VEC_GP) &&
+	return a->vector == VEC_MF &&
+	       (b->vector == VEC_PF || b->vector == VEC_GP || b->vector == VEC_SS) &&
 	       same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR | DIFF_FLAGS);
 }
 
