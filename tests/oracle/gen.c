@@ -459,20 +459,6 @@ static void note_special(struct oracle_case *c, const struct gen_insn *in)
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
 		c->special |= SPECIAL_MASKMOV;
 		break;
-	case ZYDIS_MNEMONIC_BT:
-	case ZYDIS_MNEMONIC_BTS:
-	case ZYDIS_MNEMONIC_BTR:
-	case ZYDIS_MNEMONIC_BTC:
-		if (in->z.address_width == 32)
-			c->special |= SPECIAL_BIT67;
-		break;
-	case ZYDIS_MNEMONIC_VPCMPESTRI:
-	case ZYDIS_MNEMONIC_VPCMPESTRM:
-		c->special |= SPECIAL_PCMPESTR;
-		break;
-	case ZYDIS_MNEMONIC_CMPXCHG16B:
-		c->special |= SPECIAL_CX16;
-		break;
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
 		c->special |= SPECIAL_POPA;
@@ -484,8 +470,6 @@ static void note_special(struct oracle_case *c, const struct gen_insn *in)
 	default:
 		if (in->z.meta.category == ZYDIS_CATEGORY_AVX2GATHER)
 			c->special |= SPECIAL_GATHER;
-		else if (in->z.meta.isa_set == ZYDIS_ISA_SET_SHA)
-			c->special |= SPECIAL_SHA;
 		else if (in->z.meta.category == ZYDIS_CATEGORY_STRINGOP)
 			c->special |= SPECIAL_STRING;
 		break;
@@ -547,7 +531,7 @@ bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const u
 			continue;
 		for (unsigned from = i > 14 ? i - 14 : 0; from <= i && from + 15 <= len; from++)
 			if (decode(c->mode, is + from, 15, &in) &&
-			    (saves_pointers(&in) ||
+			    (saves_pointers(&in) || !comparable(&in) ||
 			     (in.z.cpu_flags && (in.z.cpu_flags->undefined & ~ZYDIS_CPUFLAG_AF))))
 				return true;
 	}

@@ -11,7 +11,6 @@
 #define VEC_PF 14
 #define VEC_MF 16
 #define VEC_XM 19
-#define FSW_ES 0x80
 #define ALLOWED(kinds, ...) (!((kinds) & ~(unsigned)(__VA_ARGS__)))
 
 static bool strict;
@@ -40,31 +39,6 @@ static bool x87_order(const struct oracle_case *c, const struct oracle_result *a
 	       same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR | DIFF_FLAGS);
 }
 
-static bool x87_store(const struct oracle_case *c, const struct oracle_result *a,
-		      const struct oracle_result *b, unsigned kinds)
-{
-	return (a->out.xsave[XS_FSW] & FSW_ES) && ALLOWED(kinds, DIFF_MEM);
-}
-
-static bool bit67(const struct oracle_case *c, const struct oracle_result *a,
-		  const struct oracle_result *b, unsigned kinds)
-{
-	return (c->special & SPECIAL_BIT67) && c->mode == ORACLE_64;
-}
-
-static bool pcmpestr(const struct oracle_case *c, const struct oracle_result *a,
-		     const struct oracle_result *b, unsigned kinds)
-{
-	return (c->special & SPECIAL_PCMPESTR) && c->mode == ORACLE_32;
-}
-
-static bool wrap(const struct oracle_case *c, const struct oracle_result *a,
-		 const struct oracle_result *b, unsigned kinds)
-{
-	return c->mode == ORACLE_32 && (a->vector == VEC_SS || a->vector == VEC_GP) &&
-	       b->vector == VEC_PF && same_rip(a, b);
-}
-
 static bool popa(const struct oracle_case *c, const struct oracle_result *a,
 		 const struct oracle_result *b, unsigned kinds)
 {
@@ -72,11 +46,18 @@ static bool popa(const struct oracle_case *c, const struct oracle_result *a,
 	       ALLOWED(kinds, DIFF_GPR);
 }
 
+static bool wrap(const struct oracle_case *c, const struct oracle_result *a,
+		 const struct oracle_result *b, unsigned kinds)
+{
+	return c->mode == ORACLE_32 && (a->vector == VEC_SS || a->vector == VEC_GP) &&
+	       b->vector == VEC_PF && same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR);
+}
+
 static bool string_order(const struct oracle_case *c, const struct oracle_result *a,
 			 const struct oracle_result *b, unsigned kinds)
 {
-	return a->vector == VEC_PF && b->vector == VEC_GP && same_rip(a, b) &&
-	       ALLOWED(kinds, DIFF_VECTOR);
+	return (c->special & SPECIAL_STRING) && a->vector == VEC_PF && b->vector == VEC_GP &&
+	       same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR);
 }
 
 static bool maskmov_pending(const struct oracle_case *c, const struct oracle_result *a,
@@ -85,41 +66,18 @@ static bool maskmov_pending(const struct oracle_case *c, const struct oracle_res
 	return (c->special & SPECIAL_MASKMOV) && a->vector == VEC_MF;
 }
 
-static bool cx16_order(const struct oracle_case *c, const struct oracle_result *a,
-		       const struct oracle_result *b, unsigned kinds)
-{
-	return (c->special & SPECIAL_CX16) && a->vector == VEC_GP &&
-	       (b->vector == VEC_PF || b->vector == VEC_SS) && same_rip(a, b);
-}
-
-static bool sha_alignment(const struct oracle_case *c, const struct oracle_result *a,
-			  const struct oracle_result *b, unsigned kinds)
-{
-	return (c->special & SPECIAL_SHA) && b->vector == VEC_GP;
-}
-
 const struct oracle_known known_differences[] = {
 	{ "branch-target",
 	  "near branch to a non-canonical address: #GP at the target, not at the branch",
 	  branch_target },
 	{ "x87-order", "a pending x87 exception gives way to a fault of the memory operand",
 	  x87_order },
-	{ "x87-store", "x87 stores across pages that an unmasked exception must suppress",
-	  x87_store },
-	{ "bit-67", "bit tests with address-size prefix: the sum with the bit offset does not wrap",
-	  bit67 },
-	{ "pcmpestr-w", "32-bit code: vpcmpestri and vpcmpestrm with VEX.W read 64-bit lengths",
-	  pcmpestr },
-	{ "wrap", "32-bit code: accesses across 4 GiB give #PF instead of #SS or #GP", wrap },
+	{ "wrap", "32-bit code: x87 operands across 4 GiB give #PF instead of #SS or #GP", wrap },
 	{ "popa", "popa that faults has changed registers already", popa },
 	{ "string-order", "movs, cmps: the destination is checked before the source is read",
 	  string_order },
 	{ "maskmov-pending", "maskmovq does not look for a pending x87 exception",
 	  maskmov_pending },
-	{ "cx16-order", "cmpxchg16b: a misaligned operand on a bad page gives #PF before #GP",
-	  cx16_order },
-	{ "sha-alignment", "SHA instructions demand aligned operands where the host does not",
-	  sha_alignment },
 	{ NULL, NULL, NULL },
 };
 

@@ -89,14 +89,10 @@ struct oracle_hole {
 #define SPECIAL_FSAVE 1u   /* x87 and FXSAVE images */
 #define SPECIAL_MASKMOV 2u /* maskmovq and the like */
 #define SPECIAL_GATHER 4u
-#define SPECIAL_UD 8u	  /* ud0, ud1 */
-#define SPECIAL_BIT67 16u /* bit test with register offset and address-size prefix */
-#define SPECIAL_PCMPESTR 32u
+#define SPECIAL_UD 8u /* ud0, ud1 */
 #define SPECIAL_POPA 64u
 #define SPECIAL_STRING 128u
 #define SPECIAL_SEGMENT 256u /* an operand with FS or GS base in 64-bit code */
-#define SPECIAL_CX16 512u
-#define SPECIAL_SHA 1024u
 
 struct oracle_case {
 	struct oracle_state in;

@@ -68,7 +68,7 @@ const struct oracle_rule rules_excluded[] = {
 	{ "straddle",
 	  "accesses across the canonical boundary: which fault comes first is the CPU's choice" },
 	{ "fsave #PF",
-	  "x87 and FXSAVE images that cross into a bad page: only the page of cr2 is compared" },
+	  "x87 and FXSAVE images on bad pages: which byte is touched first is the CPU's choice" },
 	{ "maskmov #PF",
 	  "masked stores with an empty mask: whether a bad page faults is the CPU's choice" },
 	{ "gather #PF", "lower bits of the mask after a fault within a gather: the CPU's choice" },
