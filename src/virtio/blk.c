@@ -219,7 +219,7 @@ static int get_id(struct blk_req *req)
 static int start(struct blk_req *req)
 {
 	struct virtq_chain *c = &req->chain;
-	const struct iovec *last = &c->iov[c->out_count + c->in_count - 1];
+	const struct iovec *last;
 	struct virtio_blk_outhdr hdr;
 	int status;
 
@@ -229,6 +229,7 @@ static int start(struct blk_req *req)
 		return virtq_break(req->bq->vq, "a block request without header or status");
 	}
 	iov_copy_from(c->iov, c->out_count, 0, &hdr, sizeof(hdr));
+	last = &c->iov[c->out_count + c->in_count - 1];
 	req->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	req->written = 1;
 	req->sync_after = false;

@@ -28,6 +28,8 @@
 #define QUEUE_FROM_GUEST 1
 #define RING_SIZE KIB(16) /* a power of two */
 #define RETRY_NS 5000000ull
+/* What one pass of the loop takes at most of a driver that refills as fast as we take. */
+#define PASS_PARTS 16 /* of output, each at most the ring */
 
 struct console {
 	struct virtio_dev dev;
@@ -108,10 +110,11 @@ size_t virtio_console_flush(struct virtio_dev *dev)
 {
 	struct console *c = console_of(dev);
 	struct virtq *vq = &dev->queues[QUEUE_FROM_GUEST];
+	unsigned parts = 0;
 	size_t waiting;
 
 	virtq_lock(vq);
-	while (c->head != c->tail) {
+	while (c->head != c->tail && parts++ < PASS_PARTS) {
 		uint32_t at = c->tail % RING_SIZE;
 		size_t n = min_u64(c->head - c->tail, RING_SIZE - at), taken;
 
@@ -156,6 +159,7 @@ size_t virtio_console_receive(struct virtio_dev *dev, const uint8_t *bytes, size
 {
 	struct console *c = console_of(dev);
 	struct virtq *vq = &dev->queues[QUEUE_TO_GUEST];
+	unsigned taken = 0;
 	size_t done = 0;
 
 	virtq_lock(vq);
@@ -163,8 +167,14 @@ size_t virtio_console_receive(struct virtio_dev *dev, const uint8_t *bytes, size
 	while (done < len) {
 		struct virtq_chain *chain = &c->in_chain;
 		size_t n;
-		int ret = virtq_pop(vq, chain);
+		int ret;
 
+		if (taken++ == VIRTQ_MAX_SIZE) { /* buffers without room, as it seems */
+			c->input_refused = true;
+			loop_timer_arm(c->input_timer, 1);
+			break;
+		}
+		ret = virtq_pop(vq, chain);
 		if (ret == 0 && virtq_kick_enable(vq))
 			continue;
 		if (ret <= 0) {
