@@ -56,6 +56,10 @@ void log_msg(enum log_level level, const char *fmt, ...)
 		len += more;
 	if ((size_t)len > sizeof(line) - 2)
 		len = sizeof(line) - 2;
+	/* One message is one line: names of files and what files hold may have anything in them. */
+	for (int i = 0; i < len; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
 	line[len++] = '\n';
 	while (write(STDERR_FILENO, line, (size_t)len) < 0 && errno == EINTR)
 		;

@@ -2,6 +2,7 @@
 /*
  * The log goes to standard error, a line a message: "name: level: text".
  * Library code logs at debug level only; the main that decides logs once.
+ * Control characters in it are shown as '?'.
  * Any thread may log; a line is written by one write(2).
  */
 #ifndef EYOT_BASE_LOG_H
