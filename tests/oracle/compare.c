@@ -243,6 +243,8 @@ static bool choice_of_cpu(const struct oracle_case *c, const struct oracle_resul
 	if (native->vector == VEC_UD && (c->special & SPECIAL_UD) &&
 	    c->in.rip + c->code_len > CODE_BASE + 2 * PAGE)
 		return true;
+	if ((c->special & SPECIAL_GATHER) && native->vector == VEC_DB)
+		return true;
 	if (native->vector == VEC_AC && !c->alignment_check)
 		return true;
 	/* code that wrote a branch with an operand-size prefix over itself */
@@ -265,23 +267,25 @@ static bool other_fault(const struct oracle_case *c, const struct oracle_result 
 
 /* Code that wrote instructions over itself which leave flags undefined: what follows may depend on
  * them. */
-static bool wrote_unknown(const struct oracle_case *c, const struct oracle_result *native)
+static bool wrote_unknown(const struct oracle_case *c, const struct oracle_result *native,
+			  const struct oracle_result *guest)
 {
 	static struct oracle_image initial;
-	uint64_t off = native->out.rip - CODE_BASE;
+	static uint8_t code[2 * PAGE];
+	const uint64_t ends[2] = { native->out.rip - CODE_BASE, guest->out.rip - CODE_BASE };
 	bool found = native->vector == VEC_DB; /* int1 */
 
 	if (!(native->changed & (1u << PAGE_CODE0 | 1u << PAGE_CODE1)))
 		return false;
 	image_set(&initial, c);
-	for (unsigned p = PAGE_CODE0; p <= PAGE_CODE1; p++) {
-		if (!(native->changed >> p & 1))
-			continue;
-		found |= gen_undefined_near(c, initial.pages[p], native->pages[p], PAGE);
-		if (off / PAGE == p)
-			found |= gen_incomparable_at(c, native->pages[p] + off % PAGE,
-						     PAGE - off % PAGE);
-	}
+	memcpy(code, initial.pages[PAGE_CODE0], sizeof(code));
+	for (unsigned p = PAGE_CODE0; p <= PAGE_CODE1; p++)
+		if (native->changed >> p & 1)
+			memcpy(code + p * PAGE, native->pages[p], PAGE);
+	found |= gen_undefined_near(c, initial.pages[PAGE_CODE0], code, sizeof(code));
+	for (unsigned i = 0; i < 2; i++)
+		if (ends[i] < sizeof(code))
+			found |= gen_incomparable_at(c, code + ends[i], sizeof(code) - ends[i]);
 	image_unset(&initial, c);
 	return found;
 }
@@ -295,6 +299,8 @@ enum verdict oracle_compare(const struct oracle_case *c, const struct oracle_res
 	if (native->status != RES_OK || choice_of_cpu(c, native))
 		return SKIPPED;
 	if (guest->status != RES_OK) {
+		if (guest->status == RES_TIMEOUT && wrote_unknown(c, native, guest))
+			return SKIPPED;
 		differ(&d, DIFF_STATUS, "guest: %s: %s", status_name(guest->status), guest->text);
 		*ret_kinds = d.kinds;
 		return DIFFERENT;
@@ -311,7 +317,7 @@ enum verdict oracle_compare(const struct oracle_case *c, const struct oracle_res
 	*ret_kinds = d.kinds;
 	if (!d.kinds)
 		return SAME;
-	if (wrote_unknown(c, native) || other_fault(c, native, guest))
+	if (wrote_unknown(c, native, guest) || other_fault(c, native, guest))
 		return SKIPPED;
 	return known_match(c, native, guest, d.kinds) ? KNOWN : DIFFERENT;
 }

@@ -71,6 +71,7 @@ const struct oracle_rule rules_excluded[] = {
 	  "x87 and FXSAVE images on bad pages: which byte is touched first is the CPU's choice" },
 	{ "maskmov #PF",
 	  "masked stores with an empty mask: whether a bad page faults is the CPU's choice" },
+	{ "gather #DB", "single steps of gathers: some CPUs trap between the elements" },
 	{ "gather #PF", "lower bits of the mask after a fault within a gather: the CPU's choice" },
 	{ "int1", "virtual machines of some hosts report it at the wrong address" },
 	{ "llwpcb", "depends on what the host's kernel enabled" },
