@@ -33,6 +33,12 @@
 #define PORT_PM_TMR (PORT_PM_BASE + 8)	 /* 4 ports, 32-bit counter: FADT TMR_VAL_EXT is set */
 #define PORT_PM_SIZE 0x10
 
+/* Where test kernels look for them; only with --debug-exit */
+#define PORT_FW_CFG 0x510 /* 2 ports */
+#define PORT_TEST_KEEP 0xe0 /* 4 ports */
+#define PORT_TEST_LINES 0x2000 /* 24 ports */
+#define MMIO_TEST_MEMORY 0xff000000ull /* 64 KiB */
+
 /* FADT: RESET_REG is the byte at PORT_RESET_CONTROL, RESET_VALUE this */
 #define PM_RESET_VALUE 0x06
 /* SLP_TYPa of \_S5; SMI_CMD is 0: the platform is always in ACPI mode (SCI_EN reads 1) */

@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "disk/disk.h"
 #include "hw/clock.h"
+#include "hw/fw_cfg.h"
 #include "hw/kbc.h"
 #include "hw/pci.h"
 #include "hw/pit.h"
@@ -19,6 +20,7 @@
 #include "hw/pm.h"
 #include "hw/pvpanic.h"
 #include "hw/rtc.h"
+#include "hw/testdev.h"
 #include "hw/uart.h"
 #include "virtio/virtio.h"
 #include "vm/acpi.h"
@@ -30,7 +32,8 @@
 #define SLOT_DISKS 3
 
 #define PLATFORM_ROWS 6
-#define TABLE_MAX (PLATFORM_ROWS + 2 + CONFIG_DISKS_MAX)
+#define TEST_ROWS 2
+#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -50,6 +53,8 @@ struct machine {
 	struct pm *pm;
 	struct pci_host *pci;
 	bool has_pvpanic, has_debug_exit;
+	struct fw_cfg *fw_cfg; /* these two: NULL without --debug-exit */
+	struct testdev *testdev;
 	struct virtio_dev *rng, *vcon; /* vcon: NULL when the guest is not told to use it */
 	struct virtio_console_backend vcon_backend;
 	struct console_port vcon_port;
@@ -183,6 +188,8 @@ DEVICE_GLUE(rtc)
 DEVICE_GLUE(kbc)
 DEVICE_GLUE(pm)
 DEVICE_GLUE(pci_host)
+DEVICE_GLUE(fw_cfg)
+DEVICE_GLUE(testdev)
 #undef DEVICE_GLUE
 
 static void virtio_row_reset(void *dev)
@@ -234,6 +241,15 @@ static void fill_table(struct machine *m)
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
+	if (m->cfg->debug_exit) {
+		const struct vm_device test_rows[TEST_ROWS] = {
+			ROW("firmware configuration", fw_cfg, m->fw_cfg),
+			ROW("test device", testdev, m->testdev),
+		};
+
+		memcpy(m->table + m->table_count, test_rows, sizeof(test_rows));
+		m->table_count += TEST_ROWS;
+	}
 	add_virtio_row(m, "entropy", m->rng);
 	if (m->vcon)
 		add_virtio_row(m, "console", m->vcon);
@@ -267,6 +283,10 @@ static int add_platform(struct machine *m, struct err *err)
 	if (ret == 0 && m->cfg->debug_exit) {
 		ret = debug_exit_add(&vm->pio, &m->platform, err);
 		m->has_debug_exit = ret == 0;
+		if (ret == 0)
+			ret = fw_cfg_new(&vm->pio, &vm->mem, vm->cpu_count, &m->fw_cfg, err);
+		if (ret == 0)
+			ret = testdev_new(&vm->pio, &vm->mmio, &vm->irq, &m->testdev, err);
 	}
 	return ret;
 }
@@ -374,6 +394,8 @@ void machine_free(struct machine *m)
 	}
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
+	testdev_free(m->testdev);
+	fw_cfg_free(m->fw_cfg);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);
