@@ -154,7 +154,8 @@ void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *targe
 {
 	if (!e->patch || e->target || !e->from->valid || !target->valid)
 		return;
-	/* the guest may have put another page in the place of the one being run: such a link would outlive that */
+	/* the guest may have put another page in the place of the one being run: such a link would
+	 * outlive that */
 	if ((e->from->gpa ^ target->gpa) >> PAGE_SHIFT)
 		return;
 	e->target = target;
