@@ -34,9 +34,9 @@
 #define PORT_PM_SIZE 0x10
 
 /* Where test kernels look for them; only with --debug-exit */
-#define PORT_FW_CFG 0x510 /* 2 ports */
-#define PORT_TEST_KEEP 0xe0 /* 4 ports */
-#define PORT_TEST_LINES 0x2000 /* 24 ports */
+#define PORT_FW_CFG 0x510	       /* 2 ports */
+#define PORT_TEST_KEEP 0xe0	       /* 4 ports */
+#define PORT_TEST_LINES 0x2000	       /* 24 ports */
 #define MMIO_TEST_MEMORY 0xff000000ull /* 64 KiB */
 
 /* FADT: RESET_REG is the byte at PORT_RESET_CONTROL, RESET_VALUE this */

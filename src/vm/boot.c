@@ -84,8 +84,16 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 
 void *boot_ram(const struct boot_ctx *ctx, uint64_t gpa, uint64_t len)
 {
-	if (gpa < BOOT_KERNEL_MIN)
-		return NULL;
+	if (gpa < BOOT_KERNEL_MIN) {
+		uint64_t start = BOOT_MULTIBOOT_LOW, end = BOOT_CMDLINE;
+
+		if (gpa >= BOOT_CMDLINE) {
+			start = BOOT_CMDLINE + BOOT_CMDLINE_AREA;
+			end = BOOT_CONVENTIONAL_END;
+		}
+		if (!ctx->multiboot || gpa < start || gpa >= end || len > end - gpa)
+			return NULL;
+	}
 	return guest_mem_ptr(ctx->mem, gpa, len);
 }
 

@@ -2,7 +2,8 @@
 /*
  * Multiboot specification 0.6.96 ("multiboot 1"): header search, loading by
  * ELF segments or by the header's own addresses, and the information page.
- * The initrd becomes the only module, page-aligned, right behind the kernel.
+ * The initrd becomes the only module, page-aligned, right behind the kernel
+ * or from 1 MiB on.
  */
 #include "base/util.h"
 #include "vm/boot_priv.h"
@@ -172,6 +173,7 @@ int boot_multiboot(struct boot_ctx *ctx, const struct boot_elf *elf, struct err 
 		    err, ENOEXEC,
 		    "kernel '%s': multiboot header asks for what is not offered (flags %#x)",
 		    f->path, h.flags);
+	ctx->multiboot = true;
 	if (h.flags & MB_HAS_ADDRESSES) {
 		ret = load_raw(ctx, &h, (uint64_t)off, err);
 		entry = ctx->info.entry;
@@ -196,7 +198,8 @@ int boot_multiboot(struct boot_ctx *ctx, const struct boot_elf *elf, struct err 
 		strcat(prefix, " ");
 	ret = boot_put_cmdline(ctx, prefix, BOOT_CMDLINE_AREA - 1, err);
 	if (ret == 0)
-		ret = boot_put_initrd(ctx, ctx->info.kernel_end, UINT32_MAX, false, err);
+		ret = boot_put_initrd(ctx, max_u64(ctx->info.kernel_end, BOOT_KERNEL_MIN),
+				      UINT32_MAX, false, err);
 	if (ret < 0)
 		return ret;
 	put_info(ctx);

@@ -9,7 +9,8 @@
 
 /*
  * What the loaders put below 1 MiB, in conventional memory. Kernels are refused
- * there, so nothing overlaps.
+ * there, so nothing overlaps; but for multiboot ones, which may lie where a
+ * multiboot loader puts nothing: BOOT_MULTIBOOT_LOW and behind the command line.
  */
 #define BOOT_GDT 0x500u
 #define BOOT_START_INFO 0x6000u	 /* PVH or multiboot information, one page */
@@ -19,6 +20,7 @@
 #define BOOT_CMDLINE_AREA 0x10000u
 #define BOOT_CONVENTIONAL_END 0x9fc00u
 #define BOOT_KERNEL_MIN 0x100000u
+#define BOOT_MULTIBOOT_LOW BOOT_ZERO_PAGE
 
 #define BOOT_SEL_CODE 0x10
 #define BOOT_SEL_DATA 0x18
@@ -31,12 +33,14 @@ struct boot_ctx {
 	struct vcpu_state *state;
 	struct boot_info info;
 	uint64_t low_end; /* end of RAM below 4 GiB */
+	bool multiboot;
 };
 
 /** boot_read() - exactly @len bytes at @off; -ENOEXEC behind the file's end, -EIO, with a text */
 int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t len, struct err *err);
 
-/** boot_ram() - host address of RAM at [@gpa, @gpa+@len) at or above 1 MiB; NULL when it is not */
+/** boot_ram() - host address of RAM at [@gpa, @gpa+@len) where a kernel may lie; NULL when it is
+ * not */
 void *boot_ram(const struct boot_ctx *ctx, uint64_t gpa, uint64_t len);
 
 /** boot_put_cmdline() - copy the command line, with @prefix in front; @max: most bytes without the

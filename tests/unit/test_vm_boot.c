@@ -274,6 +274,17 @@ static void test_multiboot_addresses(void **state)
 	assert_int_equal(load(f, 4096), -ENOEXEC);
 	put_raw_multiboot(f->image, 0x1000, 0, 0, 0x1000); /* over our own data */
 	assert_int_equal(load(f, 4096), -EFBIG);
+	put_raw_multiboot(f->image, 0xf800, 0, 0, 0xf800); /* into the command line */
+	assert_int_equal(load(f, 4096), -EFBIG);
+	put_raw_multiboot(f->image, 0x9f000, 0, 0, 0x9f000); /* behind conventional memory */
+	assert_int_equal(load(f, 4096), -EFBIG);
+	put_raw_multiboot(f->image, 0x8000, 0x8000 + 2000, 0, 0x8000 + 100);
+	f->cfg.initrd = &f->initrd;
+	assert_int_equal(load(f, 4096), 0);
+	check_flat(f, 0x8064);
+	assert_int_equal(*(uint8_t *)at(f, 0x8000 + 1999), fake_byte(64 + 1999));
+	assert_int_equal(f->info.initrd_start, 0x100000);
+	f->cfg.initrd = NULL;
 	put_raw_multiboot(f->image, 0xfffff000, 0, 0, 0xfffff000);
 	assert_int_equal(load(f, 4096), -EFBIG);
 	put_raw_multiboot(f->image, 0x200000, 0, 0x10000000, 0x200000);
