@@ -56,8 +56,10 @@ static bool wrap(const struct oracle_case *c, const struct oracle_result *a,
 static bool string_order(const struct oracle_case *c, const struct oracle_result *a,
 			 const struct oracle_result *b, unsigned kinds)
 {
-	return (c->special & SPECIAL_STRING) && a->vector == VEC_PF && b->vector == VEC_GP &&
-	       same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR);
+	bool wrote = a->changed & (1u << PAGE_CODE0 | 1u << PAGE_CODE1);
+
+	return ((c->special & SPECIAL_STRING) || wrote) && a->vector == VEC_PF &&
+	       b->vector == VEC_GP && same_rip(a, b) && ALLOWED(kinds, DIFF_VECTOR);
 }
 
 static bool maskmov_pending(const struct oracle_case *c, const struct oracle_result *a,

@@ -13,6 +13,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <immintrin.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -136,10 +137,15 @@ static int map_pages(struct native *n)
 	return 0;
 }
 
-/* System calls of the case (instruction pointer below 4 GiB) become SIGSYS. */
+/*
+ * System calls of the case become SIGSYS: those of 32-bit code, which may return elsewhere than
+ * they came from, and those with an instruction pointer below 4 GiB.
+ */
 static int stop_syscalls(void)
 {
 	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 2),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
 			 offsetof(struct seccomp_data, instruction_pointer) + 4),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),

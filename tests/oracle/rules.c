@@ -65,8 +65,8 @@ const struct oracle_rule rules_excluded[] = {
 	{ "#AC", "alignment checks, but with --alignment-check: docs/quirks.md" },
 	{ "edge", "undefined instructions at the end of mapped code: whether the rest is fetched "
 		  "is the CPU's choice" },
-	{ "straddle",
-	  "accesses across the canonical boundary: which fault comes first is the CPU's choice" },
+	{ "straddle", "accesses across the canonical boundary or, in parts, across 4 GiB: which "
+		      "fault comes first is the CPU's choice" },
 	{ "fsave #PF",
 	  "x87 and FXSAVE images on bad pages: which byte is touched first is the CPU's choice" },
 	{ "maskmov #PF",
