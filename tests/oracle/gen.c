@@ -529,7 +529,9 @@ bool gen_undefined_near(const struct oracle_case *c, const uint8_t *was, const u
 	for (unsigned i = 0; i < len; i++) {
 		if (was[i] == is[i])
 			continue;
-		for (unsigned from = i > 14 ? i - 14 : 0; from <= i && from + 15 <= len; from++)
+		/* those that hold the byte, and those behind it that begin elsewhere than before */
+		for (unsigned from = i > 14 ? i - 14 : 0; from <= i + 15 && from + 15 <= len;
+		     from++)
 			if (decode(c->mode, is + from, 15, &in) &&
 			    (saves_pointers(&in) || !comparable(&in) ||
 			     (in.z.cpu_flags && (in.z.cpu_flags->undefined & ~ZYDIS_CPUFLAG_AF))))
