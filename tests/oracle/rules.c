@@ -73,6 +73,9 @@ const struct oracle_rule rules_excluded[] = {
 	  "masked stores with an empty mask: whether a bad page faults is the CPU's choice" },
 	{ "gather #DB", "single steps of gathers: some CPUs trap between the elements" },
 	{ "gather #PF", "lower bits of the mask after a fault within a gather: the CPU's choice" },
+	{ "67 rep movs", "overlapping moves with 16-bit addresses: AMD's family 26 looks for the "
+			 "overlap in whole registers and moves wrongly when their upper halves "
+			 "differ" },
 	{ "int1", "virtual machines of some hosts report it at the wrong address" },
 	{ "llwpcb", "depends on what the host's kernel enabled" },
 	{ "slwpcb", "depends on what the host's kernel enabled" },
