@@ -21,10 +21,10 @@ struct accel_vm;
 struct accel_vcpu;
 
 enum vcpu_exit_reason {
-	VCPU_EXIT_KICKED,       /* vcpu_kick() was called: look at what the monitor wants */
+	VCPU_EXIT_KICKED,	/* vcpu_kick() was called: look at what the monitor wants */
 	VCPU_EXIT_TRIPLE_FAULT, /* shutdown */
-	VCPU_EXIT_RESET,        /* the guest asked for a reset through its CPU (not through a device) */
-	VCPU_EXIT_ERROR,        /* the accelerator cannot go on; text says why */
+	VCPU_EXIT_RESET, /* the guest asked for a reset through its CPU (not through a device) */
+	VCPU_EXIT_ERROR, /* the accelerator cannot go on; text says why */
 };
 
 struct vcpu_exit {
@@ -37,9 +37,9 @@ struct vcpu_exit {
 struct accel_config {
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
-	unsigned vcpu_count;      /* 1 to 64; APIC IDs 0 .. count-1 */
+	unsigned vcpu_count;	   /* 1 to 64; APIC IDs 0 .. count-1 */
 	uint64_t code_cache_bytes; /* bt: bound on translated code; 0: default */
-	const char *debug;        /* bt: comma-separated debug options, or NULL */
+	const char *debug;	   /* bt: comma-separated debug options, or NULL */
 };
 
 struct accel_ops {
@@ -76,7 +76,8 @@ struct accel_ops {
 	int (*save)(struct accel_vm *vm, struct snap_writer *w);
 	int (*load)(struct accel_vm *vm, struct snap_reader *r, struct err *err);
 
-	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped. */
+	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped.
+	 */
 	void (*reset)(struct accel_vm *vm);
 
 	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */

@@ -20,7 +20,8 @@ struct err {
  *
  * Return: -@errnum, so that callers can write `return err_set(...)`.
  */
-int err_set(struct err *err, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int err_set(struct err *err, int errnum, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /**
  * err_prefix() - put context in front of an error on its way up
@@ -30,6 +31,7 @@ int err_set(struct err *err, int errnum, const char *fmt, ...) __attribute__((fo
  *
  * Return: @ret.
  */
-int err_prefix(struct err *err, int ret, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int err_prefix(struct err *err, int ret, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

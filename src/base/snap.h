@@ -23,7 +23,7 @@ struct snap_writer {
 	uint8_t *data;
 	size_t len, cap;
 	size_t section; /* offset of the open section's payload length, 0: none open */
-	bool failed;    /* out of memory; snap_writer_done reports it */
+	bool failed;	/* out of memory; snap_writer_done reports it */
 };
 
 void snap_writer_init(struct snap_writer *w);
@@ -35,7 +35,8 @@ void snap_put_u64(struct snap_writer *w, uint64_t v);
 void snap_put_bytes(struct snap_writer *w, const void *data, size_t len);
 void snap_close(struct snap_writer *w);
 
-/** snap_writer_done() - free the buffer; the caller may take @w->data before by setting it to NULL */
+/** snap_writer_done() - free the buffer; the caller may take @w->data before by setting it to NULL
+ */
 void snap_writer_done(struct snap_writer *w);
 
 struct snap_reader {

@@ -169,7 +169,7 @@ unsigned lapic_take_events(struct lapic *l, unsigned mask, uint8_t *ret_sipi_vec
 					      __ATOMIC_RELAXED));
 	if (ret_sipi_vector)
 		*ret_sipi_vector = (uint8_t)(old >> 8);
-	if (new & mask & LAPIC_EV_NMI)
+	if (new &mask & LAPIC_EV_NMI)
 		l->ops->kick(l->opaque); /* there is another one to look for */
 	return old & mask & EV_MASK;
 }

@@ -50,8 +50,9 @@
 #define GSI_COM1 4
 #define GSI_RTC 8
 #define GSI_SCI 9
-#define GSI_PCI_FIRST 16 /* 16..19: legacy PCI interrupts, level, active high; see pci_intx_gsi()  \
-			  */
+#define GSI_PCI_FIRST                                                                              \
+	16 /* 16..19: legacy PCI interrupts, level, active high; see pci_intx_gsi()                \
+	    */
 
 /* I/O ports that PCI BARs are given */
 #define PCI_IO_BASE 0xc000

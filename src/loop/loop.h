@@ -37,7 +37,8 @@ int loop_fd_modify(struct loop_fd *source, uint32_t events);
 void loop_fd_del(struct loop_fd *source);
 
 /** loop_timer_add() - a one-shot timer, disarmed at first; CLOCK_MONOTONIC */
-int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg, struct loop_timer **ret_timer);
+int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg,
+		   struct loop_timer **ret_timer);
 
 /**
  * loop_timer_arm() - set the deadline

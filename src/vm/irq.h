@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 struct irq_sink {
-	/* Level of an interrupt line: @gsi 0..23, IOAPIC pin (ISA IRQ 0 arrives at pin 2; 1, 3.. at their own) */
+	/* Level of an interrupt line: @gsi 0..23, IOAPIC pin (ISA IRQ 0 arrives at pin 2; 1, 3.. at
+	 * their own) */
 	void (*line)(void *chip, unsigned gsi, bool level);
 	/* Message signalled interrupt: address 0xfeexxxxx and data as in the MSI capability */
 	void (*msi)(void *chip, uint64_t addr, uint32_t data);

@@ -17,14 +17,14 @@
 #include "base/util.h"
 
 /* The physical memory map; the same on both accelerators (see DESIGN: the machine a guest sees). */
-#define MEM_LOW_MAX GIB(3)             /* RAM below 4 GiB ends here at most */
-#define MEM_PCI32_BASE 0xc0000000ull   /* 32-bit PCI window */
+#define MEM_LOW_MAX GIB(3)	     /* RAM below 4 GiB ends here at most */
+#define MEM_PCI32_BASE 0xc0000000ull /* 32-bit PCI window */
 #define MEM_PCI32_SIZE 0x20000000ull
-#define MEM_ECAM_BASE 0xe0000000ull    /* PCI Express configuration space, bus 0 only */
+#define MEM_ECAM_BASE 0xe0000000ull /* PCI Express configuration space, bus 0 only */
 #define MEM_ECAM_SIZE 0x00100000ull
 #define MEM_IOAPIC_BASE 0xfec00000ull
 #define MEM_LAPIC_BASE 0xfee00000ull
-#define MEM_HIGH_BASE GIB(4)           /* RAM above 4 GiB starts here */
+#define MEM_HIGH_BASE GIB(4)	       /* RAM above 4 GiB starts here */
 #define MEM_PCI64_BASE 0x4000000000ull /* 64-bit PCI window: 256 GiB .. 512 GiB */
 #define MEM_PCI64_SIZE 0x4000000000ull
 #define MEM_PHYS_BITS 39

@@ -8,12 +8,29 @@
 
 #include <stdint.h>
 
-enum { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-       REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+enum {
+	REG_RAX,
+	REG_RCX,
+	REG_RDX,
+	REG_RBX,
+	REG_RSP,
+	REG_RBP,
+	REG_RSI,
+	REG_RDI,
+	REG_R8,
+	REG_R9,
+	REG_R10,
+	REG_R11,
+	REG_R12,
+	REG_R13,
+	REG_R14,
+	REG_R15
+};
 
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDT, SEG_TR, SEG_COUNT };
 
-/* Attributes as in VMX access rights: bits 0-3 type, 4 S, 5-6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G, 16 unusable. */
+/* Attributes as in VMX access rights: bits 0-3 type, 4 S, 5-6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G,
+ * 16 unusable. */
 #define SEG_ATTR_S (1u << 4)
 #define SEG_ATTR_DPL_SHIFT 5
 #define SEG_ATTR_P (1u << 7)
@@ -50,7 +67,8 @@ struct vcpu_state {
 	uint64_t msr_pat, msr_tsc_aux, msr_apic_base, msr_misc_enable, msr_spec_ctrl;
 	uint64_t msr_mtrr_def, msr_mtrr_fixed[11], msr_mtrr_var[16];
 	uint64_t msr_kvm_wall_clock, msr_kvm_system_time, msr_kvm_poll_control;
-	uint64_t tsc; /* value of the counter at the moment of saving; 0 to vcpu_set_state(): leave it running */
+	uint64_t tsc; /* value of the counter at the moment of saving; 0 to vcpu_set_state(): leave
+			 it running */
 	uint32_t run_state; /* enum vcpu_run_state */
 	uint8_t nmi_masked, nmi_pending, interrupt_shadow;
 	uint8_t exception_pending, exception_vector, exception_has_error;

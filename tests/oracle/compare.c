@@ -279,8 +279,8 @@ static bool other_fault(const struct oracle_case *c, const struct oracle_result 
 }
 
 /*
- * An overlapping move with 16-bit addresses, which the host's CPU does wrong when the registers' upper halves
- * differ: see "67 rep movs" in rules.c.
+ * An overlapping move with 16-bit addresses, which the host's CPU does wrong when the registers'
+ * upper halves differ: see "67 rep movs" in rules.c.
  */
 static bool host_moved_wrong(const struct oracle_case *c, const struct oracle_result *native,
 			     unsigned kinds)

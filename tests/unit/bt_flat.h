@@ -93,11 +93,14 @@ uint64_t bt_guest_tsc(struct bt_cpu *cpu)
 
 /* ---- what mmu.c provides ---- */
 
-static void flat_check(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write, enum bt_kind kind)
+static void flat_check(struct bt_cpu *cpu, uint64_t la, unsigned size, bool write,
+		       enum bt_kind kind)
 {
 	for (unsigned i = 0; i < size; i++) {
 		if (la + i >= FLAT_SIZE || flat_absent[(la + i) >> 12])
-			bt_raise_pf(cpu, la + i, (write ? PF_ERR_W : 0) | (kind == BT_CPL && cpu->cpl == 3 ? PF_ERR_U : 0));
+			bt_raise_pf(cpu, la + i,
+				    (write ? PF_ERR_W : 0) |
+					(kind == BT_CPL && cpu->cpl == 3 ? PF_ERR_U : 0));
 	}
 }
 
@@ -220,9 +223,21 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 #define FLAT_CODE 0x10000u
 #define FLAT_STACK 0x20000u
 
-enum { GDT_CODE = 0x08, GDT_DATA = 0x10, GDT_CODE32 = 0x18, GDT_UDATA = 0x20, GDT_UCODE = 0x28, GDT_TSS = 0x30,
-       GDT_UCODE32 = 0x40, GDT_ABSENT = 0x48, GDT_RODATA = 0x50, GDT_CONF = 0x58, GDT_XONLY = 0x60, GDT_LDT = 0x68,
-       GDT_LIMIT = 0x7f };
+enum {
+	GDT_CODE = 0x08,
+	GDT_DATA = 0x10,
+	GDT_CODE32 = 0x18,
+	GDT_UDATA = 0x20,
+	GDT_UCODE = 0x28,
+	GDT_TSS = 0x30,
+	GDT_UCODE32 = 0x40,
+	GDT_ABSENT = 0x48,
+	GDT_RODATA = 0x50,
+	GDT_CONF = 0x58,
+	GDT_XONLY = 0x60,
+	GDT_LDT = 0x68,
+	GDT_LIMIT = 0x7f
+};
 
 static inline void flat_desc(unsigned sel, uint64_t raw)
 {
@@ -254,7 +269,8 @@ static inline void flat_eoi(void *opaque, uint8_t vector)
 /* A kernel in 64-bit mode with descriptors, TSS and all present pages. */
 static inline struct bt_cpu *flat_long(void)
 {
-	static const struct lapic_ops ops = { flat_nop_kick, flat_nop_arm, flat_zero, flat_zero, flat_same, flat_eoi };
+	static const struct lapic_ops ops = { flat_nop_kick, flat_nop_arm, flat_zero,
+					      flat_zero,     flat_same,	   flat_eoi };
 	struct bt_cpu *cpu = &flat_cpu;
 	struct vcpu_state *st = &cpu->st;
 
@@ -284,8 +300,8 @@ static inline struct bt_cpu *flat_long(void)
 	flat_desc(GDT_CONF, 0x00cf9e000000ffff);
 	flat_desc(GDT_XONLY, 0x00cf98000000ffff);
 	flat_desc(GDT_LDT, 0x0000820000000fff);
-	st->gdt = (struct vcpu_dtable){ FLAT_GDT, GDT_LIMIT };
-	st->idt = (struct vcpu_dtable){ FLAT_IDT, 0xfff };
+	st->gdt = (struct vcpu_dtable) { FLAT_GDT, GDT_LIMIT };
+	st->idt = (struct vcpu_dtable) { FLAT_IDT, 0xfff };
 	st->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_WP;
 	st->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXSAVE | CR4_FSGSBASE;
 	st->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
@@ -295,7 +311,7 @@ static inline struct bt_cpu *flat_long(void)
 		if (i != SEG_CS)
 			sys_set_flat(&st->segs[i], GDT_DATA, 0xc093);
 	}
-	st->segs[SEG_TR] = (struct vcpu_seg){ GDT_TSS, 0x8b, 0x67, FLAT_TSS };
+	st->segs[SEG_TR] = (struct vcpu_seg) { GDT_TSS, 0x8b, 0x67, FLAT_TSS };
 	put_le64(flat_mem + FLAT_TSS + 4, FLAT_STACK + 0x2000);
 	put_le64(flat_mem + FLAT_TSS + 36, FLAT_STACK + 0x4008);
 	st->rip = FLAT_CODE;
@@ -325,7 +341,9 @@ static inline struct bt_cpu *flat_real(void)
 	bt_cpu_reset(cpu, false);
 	cpu->st.idt.limit = 0x3ff;
 	for (unsigned i = 0; i <= SEG_GS; i++)
-		sys_real_seg(&cpu->st.segs[i], i == SEG_CS ? 0x1000 : i == SEG_SS ? 0x2000 : 0x3000);
+		sys_real_seg(&cpu->st.segs[i], i == SEG_CS   ? 0x1000
+					       : i == SEG_SS ? 0x2000
+							     : 0x3000);
 	cpu->st.regs[REG_RSP] = 0x1000;
 	cpu->st.rip = 0x100;
 	bt_update_key(cpu);
@@ -336,7 +354,8 @@ static inline void flat_to_user(struct bt_cpu *cpu)
 {
 	bool lm = bt_long_mode(cpu);
 
-	sys_set_flat(&cpu->st.segs[SEG_CS], (lm ? GDT_UCODE : GDT_UCODE32) | 3, lm ? 0xa0fb : 0xc0fb);
+	sys_set_flat(&cpu->st.segs[SEG_CS], (lm ? GDT_UCODE : GDT_UCODE32) | 3,
+		     lm ? 0xa0fb : 0xc0fb);
 	sys_set_flat(&cpu->st.segs[SEG_SS], GDT_UDATA | 3, 0xc0f3);
 	cpu->cpl = 3;
 	bt_update_key(cpu);
@@ -350,7 +369,8 @@ static inline int flat_run(struct bt_cpu *cpu, const char *bytes, unsigned len)
 	struct insn in;
 
 	cpu->exc.valid = flat_failed = false;
-	if (insn_decode(cpu->key & KEY_MODE_MASK, (const uint8_t *)bytes, len, &in) || in.len != len) {
+	if (insn_decode(cpu->key & KEY_MODE_MASK, (const uint8_t *)bytes, len, &in) ||
+	    in.len != len) {
 		fprintf(stderr, "test: the decoder does not know %u bytes\n", len);
 		abort();
 	}
@@ -362,7 +382,8 @@ static inline int flat_run(struct bt_cpu *cpu, const char *bytes, unsigned len)
 
 #define RUN(cpu, bytes) flat_run(cpu, bytes, sizeof(bytes) - 1)
 
-/* Deliver what is in cpu->exc as the run loop does: again and again until it gets through. -1: machine stopped. */
+/* Deliver what is in cpu->exc as the run loop does: again and again until it gets through. -1:
+ * machine stopped. */
 static inline int flat_deliver(struct bt_cpu *cpu)
 {
 	volatile int tries = 0;
@@ -387,19 +408,21 @@ static inline void flat_exception(struct bt_cpu *cpu, unsigned vector, int64_t e
 }
 
 /* Gate of long mode: @type_dpl is the byte with P, DPL and type */
-static inline void flat_gate(unsigned vector, uint16_t sel, uint8_t type_dpl, unsigned ist, uint64_t target)
+static inline void flat_gate(unsigned vector, uint16_t sel, uint8_t type_dpl, unsigned ist,
+			     uint64_t target)
 {
 	uint8_t *g = flat_mem + FLAT_IDT + vector * 16;
 
-	put_le64(g, (target & 0xffff) | (uint64_t)sel << 16 | (uint64_t)ist << 32 | (uint64_t)type_dpl << 40 |
-			    (target & 0xffff0000) << 32);
+	put_le64(g, (target & 0xffff) | (uint64_t)sel << 16 | (uint64_t)ist << 32 |
+			(uint64_t)type_dpl << 40 | (target & 0xffff0000) << 32);
 	put_le64(g + 8, target >> 32);
 }
 
 static inline void flat_gate32(unsigned vector, uint16_t sel, uint8_t type_dpl, uint32_t target)
 {
-	put_le64(flat_mem + FLAT_IDT + vector * 8, (target & 0xffff) | (uint64_t)sel << 16 | (uint64_t)type_dpl << 40 |
-							   (uint64_t)(target & 0xffff0000) << 32);
+	put_le64(flat_mem + FLAT_IDT + vector * 8, (target & 0xffff) | (uint64_t)sel << 16 |
+						       (uint64_t)type_dpl << 40 |
+						       (uint64_t)(target & 0xffff0000) << 32);
 }
 
 static inline uint64_t flat_at(uint64_t la)

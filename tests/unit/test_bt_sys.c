@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The system part of bt over flat memory: delivery, returns, segments, strings, state images, MSRs, CPUID. */
+/* The system part of bt over flat memory: delivery, returns, segments, strings, state images, MSRs,
+ * CPUID. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -84,7 +85,7 @@ static void test_deliver_errors(void **state)
 	check_broken_gate(0, 0x8e, VEC_GP, 1);
 	check_broken_gate(GDT_DATA, 0x8e, VEC_GP, GDT_DATA + 1);
 	check_broken_gate(GDT_CODE32, 0x8e, VEC_GP, GDT_CODE32 + 1); /* not 64-bit */
-	check_broken_gate(0x80, 0x8e, VEC_GP, 0x81);                 /* beyond the table */
+	check_broken_gate(0x80, 0x8e, VEC_GP, 0x81);		     /* beyond the table */
 }
 
 static void test_double_fault(void **state)
@@ -186,7 +187,8 @@ static void test_vm86(void **state)
 {
 	struct bt_cpu *cpu = flat_protected();
 	uint32_t sp = FLAT_STACK + 0x2000;
-	const uint32_t frame[] = { 0x50, 0x4000, FL_VM | FL_IF | 2, 0xfffe, 0x5000, 0x1, 0x2, 0x3, 0x4 };
+	const uint32_t frame[] = { 0x50, 0x4000, FL_VM | FL_IF | 2, 0xfffe, 0x5000, 0x1, 0x2,
+				   0x3,	 0x4 };
 
 	/* in by IRET */
 	memcpy(flat_mem + cpu->st.regs[REG_RSP], frame, sizeof(frame));
@@ -221,14 +223,15 @@ static void test_vm86(void **state)
 	assert_true(get_le32(flat_mem + sp - 28) & FL_VM);
 	assert_int_equal(get_le32(flat_mem + sp - 20), 0x5000);
 	assert_int_equal(get_le32(flat_mem + sp - 12), 0x1234); /* ds */
-	assert_int_equal(get_le32(flat_mem + sp - 4), 4);       /* gs */
+	assert_int_equal(get_le32(flat_mem + sp - 4), 4);	/* gs */
 	assert_false(cpu->st.rflags & FL_VM);
 	assert_true(cpu->st.segs[SEG_DS].attr & SEG_ATTR_UNUSABLE);
 }
 
 /* ---- returns and system calls ---- */
 
-static void set_frame(struct bt_cpu *cpu, uint64_t rip, uint64_t cs, uint64_t flags, uint64_t rsp, uint64_t ss)
+static void set_frame(struct bt_cpu *cpu, uint64_t rip, uint64_t cs, uint64_t flags, uint64_t rsp,
+		      uint64_t ss)
 {
 	const uint64_t frame[] = { rip, cs, flags, rsp, ss };
 
@@ -239,7 +242,8 @@ static void test_iretq(void **state)
 {
 	struct bt_cpu *cpu = flat_long();
 
-	set_frame(cpu, 0x5000, GDT_UCODE | 3, FL_IF | FL_NT | FL_VM | FL_IOPL, 0x6000, GDT_UDATA | 3);
+	set_frame(cpu, 0x5000, GDT_UCODE | 3, FL_IF | FL_NT | FL_VM | FL_IOPL, 0x6000,
+		  GDT_UDATA | 3);
 	assert_int_equal(RUN(cpu, "\x48\xcf"), -1);
 	assert_int_equal(cpu->st.rip, 0x5000);
 	assert_int_equal(cpu->st.regs[REG_RSP], 0x6000);
@@ -302,7 +306,8 @@ static void test_popf(void **state)
 	flat_to_user(cpu);
 	put_le64(flat_mem + cpu->st.regs[REG_RSP], 0xffffffffffffffff);
 	assert_int_equal(RUN(cpu, "\x9d"), -1);
-	assert_int_equal(cpu->st.rflags, FL_FIXED | FL_ARITH | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID);
+	assert_int_equal(cpu->st.rflags,
+			 FL_FIXED | FL_ARITH | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID);
 	assert_true(cpu->key & KEY_ONE);
 	cpu = flat_long();
 	put_le64(flat_mem + cpu->st.regs[REG_RSP], FL_IOPL | FL_IF);
@@ -348,9 +353,11 @@ static void test_load_segment(void **state)
 			cpu->st.regs[REG_RAX] = cases[i].sel;
 			got = k ? RUN(cpu, "\x8e\xd0") : RUN(cpu, "\x8e\xd8");
 			if (got != want)
-				fail_msg("case %u %s: got %d, want %d", i, k ? "ss" : "ds", got, want);
+				fail_msg("case %u %s: got %d, want %d", i, k ? "ss" : "ds", got,
+					 want);
 			if (want >= 0) {
-				assert_int_equal(cpu->exc.error, k ? cases[i].ss_error : cases[i].ds_error);
+				assert_int_equal(cpu->exc.error,
+						 k ? cases[i].ss_error : cases[i].ds_error);
 				continue;
 			}
 			assert_int_equal(cpu->st.segs[k ? SEG_SS : SEG_DS].selector, cases[i].sel);
@@ -372,7 +379,8 @@ static void test_key(void **state)
 {
 	struct bt_cpu *cpu = flat_protected();
 
-	assert_int_equal(cpu->key & (KEY_MODE_MASK | KEY_SEGS | KEY_CS | KEY_SS32 | KEY_USER | KEY_FPU),
+	assert_int_equal(cpu->key &
+			     (KEY_MODE_MASK | KEY_SEGS | KEY_CS | KEY_SS32 | KEY_USER | KEY_FPU),
 			 MODE_32 | KEY_SS32);
 	cpu->st.segs[SEG_DS].base = 16;
 	bt_update_key(cpu);
@@ -471,7 +479,8 @@ static void test_msrs(void **state)
 	assert_int_equal(cpu->st.segs[SEG_GS].base, 0xffff800000001000);
 	assert_int_equal(rdmsr(cpu, 0xc0000101), 0xffff800000001000);
 	assert_int_equal(wrmsr(cpu, 0xc0000101, 0x800000000000), VEC_GP);
-	assert_int_equal(wrmsr(cpu, 0xc0000080, EFER_NXE | EFER_SCE), VEC_GP); /* LME under paging */
+	assert_int_equal(wrmsr(cpu, 0xc0000080, EFER_NXE | EFER_SCE),
+			 VEC_GP); /* LME under paging */
 	assert_int_equal(wrmsr(cpu, 0xc0000080, cpu->st.efer | 1ull << 20), VEC_GP);
 	assert_int_equal(wrmsr(cpu, 0x277, 0x0007040600070402), VEC_GP);
 	assert_int_equal(wrmsr(cpu, 0x277, 0x0007010600070106), -1);
@@ -512,7 +521,7 @@ static void test_cpuid(void **state)
 
 	cpuid(cpu, 1, 0);
 	assert_true(cpu->st.regs[REG_RCX] & 1u << 31);
-	assert_true(cpu->st.regs[REG_RCX] & 1u << 27); /* OSXSAVE follows CR4 */
+	assert_true(cpu->st.regs[REG_RCX] & 1u << 27);		   /* OSXSAVE follows CR4 */
 	assert_false(cpu->st.regs[REG_RCX] & (1u << 3 | 1u << 5)); /* MONITOR, VMX */
 	cpu->st.cr4 &= ~CR4_OSXSAVE;
 	cpuid(cpu, 1, 0);
@@ -757,7 +766,8 @@ static void test_xsave(void **state)
 		if (!sys_guest_has(FEAT_XSAVEC) || sys_xcr0_max() != 7)
 			skip();
 		memset(flat_mem + at, 0xee, 1024);
-		memset(flat_mem + at + 512, 0, 8); /* XSAVE keeps bits of components it does not save */
+		memset(flat_mem + at + 512, 0,
+		       8); /* XSAVE keeps bits of components it does not save */
 		put_le64(flat_mem + at + 528, 0);
 		fill_fpu(cpu);
 		cpu->st.regs[REG_RSI] = at;
@@ -773,7 +783,8 @@ static void test_xsave(void **state)
 		assert_int_equal(flat_mem[at + 832], 0xee);
 
 		/* change everything, load it back */
-		assert_int_equal(flat_at(at + 536), 0xeeeeeeeeeeeeeeee); /* the header's rest is left alone */
+		assert_int_equal(flat_at(at + 536),
+				 0xeeeeeeeeeeeeeeee); /* the header's rest is left alone */
 		memset(flat_mem + at + 528, 0, 48);
 		if (k & 1)
 			memset(flat_mem + at + 520, 0, 8);
@@ -805,14 +816,14 @@ static void check_bad_image(unsigned off, uint64_t val, int want)
 static void test_xrstor_checks(void **state)
 {
 	check_bad_image(512, 3, -1);
-	check_bad_image(512, 8, VEC_GP);          /* a component that is not enabled */
-	check_bad_image(520, 1, VEC_GP);          /* XCOMP_BV in the standard form */
-	check_bad_image(528, 1, VEC_GP);          /* reserved */
-	check_bad_image(536, 1, -1);              /* not checked in the standard form */
+	check_bad_image(512, 8, VEC_GP);	      /* a component that is not enabled */
+	check_bad_image(520, 1, VEC_GP);	      /* XCOMP_BV in the standard form */
+	check_bad_image(528, 1, VEC_GP);	      /* reserved */
+	check_bad_image(536, 1, -1);		      /* not checked in the standard form */
 	check_bad_image(520, 1ull << 63 | 1, VEC_GP); /* XSTATE_BV beyond XCOMP_BV */
 	check_bad_image(520, 1ull << 63 | 3, -1);
 	check_bad_image(520, 1ull << 63 | 11, VEC_GP);
-	check_bad_image(24, 0xffff1f80, VEC_GP);  /* MXCSR */
+	check_bad_image(24, 0xffff1f80, VEC_GP); /* MXCSR */
 
 	struct bt_cpu *cpu = flat_long();
 

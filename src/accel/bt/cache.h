@@ -99,7 +99,8 @@ struct bt_stubs {
 	const uint8_t *landing; /* where the signal handler sends a faulting thread */
 };
 
-/* Bounds of one block: host code, slow paths, records. tests/fuzz/fuzz_bt_translate.c holds them. */
+/* Bounds of one block: host code, slow paths, records. tests/fuzz/fuzz_bt_translate.c holds them.
+ */
 #define HOT_MAX (64u << 10)
 #define COLD_MAX (64u << 10)
 #define ARENA_MAX (32u << 10)

@@ -55,7 +55,7 @@ uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access 
 	}
 	if (first < size)
 		g2 = bt_page_in(cpu, bt_long_mode(cpu) ? la + first : (uint32_t)(la + first),
-				  a->write & MEM_WRITE, BT_CPL);
+				a->write & MEM_WRITE, BT_CPL);
 
 	uint8_t *buf = cpu->bounce + (la & 63);
 

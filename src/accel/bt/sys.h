@@ -15,19 +15,31 @@
 typedef uint64_t sys_fn(struct bt_cpu *cpu, const struct insn *in, uint64_t next);
 
 /* cpu->delivering: which kind of event, besides its vector */
-#define DELIVER_SOFT 0x100      /* INT n, INT3, INTO, INT1 */
+#define DELIVER_SOFT 0x100	/* INT n, INT3, INTO, INT1 */
 #define DELIVER_INTERRUPT 0x200 /* external interrupt or NMI */
 
 #define SEG_TYPE_MASK 0xfu
 #define SEG_TYPE_A 1u
-#define SEG_TYPE_W 2u  /* data: writable */
-#define SEG_TYPE_R 2u  /* code: readable */
-#define SEG_TYPE_E 4u  /* data: expands down */
-#define SEG_TYPE_C 4u  /* code: conforming */
+#define SEG_TYPE_W 2u /* data: writable */
+#define SEG_TYPE_R 2u /* code: readable */
+#define SEG_TYPE_E 4u /* data: expands down */
+#define SEG_TYPE_C 4u /* code: conforming */
 #define SEG_TYPE_CODE 8u
 
-enum { DESC_TSS16 = 1, DESC_LDT, DESC_TSS16_BUSY, DESC_CALL16, DESC_TASK, DESC_INT16, DESC_TRAP16,
-       DESC_TSS32 = 9, DESC_TSS32_BUSY = 11, DESC_CALL32, DESC_INT32 = 14, DESC_TRAP32 };
+enum {
+	DESC_TSS16 = 1,
+	DESC_LDT,
+	DESC_TSS16_BUSY,
+	DESC_CALL16,
+	DESC_TASK,
+	DESC_INT16,
+	DESC_TRAP16,
+	DESC_TSS32 = 9,
+	DESC_TSS32_BUSY = 11,
+	DESC_CALL32,
+	DESC_INT32 = 14,
+	DESC_TRAP32
+};
 
 /* A descriptor as fetched, with where it stands (for accessed and busy bits). */
 struct sys_desc {
@@ -94,7 +106,7 @@ static inline uint32_t desc_limit(const struct sys_desc *d)
 
 static inline struct vcpu_seg desc_seg(const struct sys_desc *d, uint16_t sel)
 {
-	return (struct vcpu_seg){
+	return (struct vcpu_seg) {
 		.selector = sel,
 		.attr = (d->raw >> 40 & 0xff) | (d->raw >> 40 & 0xf000),
 		.limit = desc_limit(d),
@@ -190,7 +202,8 @@ static inline void sys_set_gpr(struct bt_cpu *cpu, unsigned reg, unsigned size, 
 
 /* The same for a register named by ModRM or the opcode: ah, ch, dh, bh without REX. */
 uint64_t sys_reg_get(const struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size);
-void sys_reg_set(struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size, uint64_t val);
+void sys_reg_set(struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size,
+		 uint64_t val);
 
 /** sys_rm_get() - read the register or memory operand named by ModRM */
 uint64_t sys_rm_get(struct bt_cpu *cpu, const struct insn *in, unsigned size);
@@ -202,25 +215,27 @@ void sys_rm_set(struct bt_cpu *cpu, const struct insn *in, unsigned size, uint64
 struct sys_stack {
 	struct vcpu_seg ss;
 	uint64_t sp, mask; /* mask: which bits of rsp count */
-	uint32_t error;    /* error code of #SS */
+	uint32_t error;	   /* error code of #SS */
 	enum bt_kind kind;
-	bool flat;         /* 64-bit mode: no segment */
+	bool flat; /* 64-bit mode: no segment */
 };
 
 void sys_stack_current(struct bt_cpu *cpu, struct sys_stack *s);
 void sys_push(struct bt_cpu *cpu, struct sys_stack *s, unsigned size, uint64_t val);
 uint64_t sys_pop(struct bt_cpu *cpu, struct sys_stack *s, unsigned size);
 /** sys_stack_range() - check [@off, @off+@size) and return its linear address */
-uint64_t sys_stack_range(struct bt_cpu *cpu, const struct sys_stack *s, uint64_t off, unsigned size, bool write);
+uint64_t sys_stack_range(struct bt_cpu *cpu, const struct sys_stack *s, uint64_t off, unsigned size,
+			 bool write);
 void sys_stack_commit(struct bt_cpu *cpu, const struct sys_stack *s); /* rsp only */
 
-/** sys_near_target() - truncate a near branch target and check it: #GP(0) beyond the limit or not canonical */
+/** sys_near_target() - truncate a near branch target and check it: #GP(0) beyond the limit or not
+ * canonical */
 uint64_t sys_near_target(struct bt_cpu *cpu, unsigned opsize, uint64_t target);
 unsigned sys_branch_size(const struct bt_cpu *cpu, const struct insn *in);
 
 sys_fn sys_push_reg, sys_push_imm, sys_push_rm, sys_pop_reg, sys_pop_rm, sys_push_seg, sys_pop_seg,
-	sys_pusha, sys_popa, sys_pushf, sys_popf, sys_enter, sys_leave, sys_call, sys_call_rm, sys_jmp,
-	sys_jmp_rm, sys_ret, sys_jcc, sys_loop, sys_jcxz;
+    sys_pusha, sys_popa, sys_pushf, sys_popf, sys_enter, sys_leave, sys_call, sys_call_rm, sys_jmp,
+    sys_jmp_rm, sys_ret, sys_jcc, sys_loop, sys_jcxz;
 
 /* ---- sys_seg.c ---- */
 
@@ -229,17 +244,20 @@ sys_fn sys_push_reg, sys_push_imm, sys_push_rm, sys_pop_reg, sys_pop_rm, sys_pus
  * Return: false when it is beyond the table's limit. Null selectors are the caller's business.
  */
 bool sys_desc_read(struct bt_cpu *cpu, uint16_t sel, struct sys_desc *d);
-/** sys_desc_high() - base bits 63:32 of a system descriptor in long mode; false: beyond the limit or malformed */
+/** sys_desc_high() - base bits 63:32 of a system descriptor in long mode; false: beyond the limit
+ * or malformed */
 bool sys_desc_high(struct bt_cpu *cpu, uint16_t sel, const struct sys_desc *d, uint32_t *ret_high);
 void sys_desc_set_accessed(struct bt_cpu *cpu, struct sys_desc *d);
 
 /** sys_load_seg() - load ES, SS, DS, FS or GS as MOV does, with all checks */
 void sys_load_seg(struct bt_cpu *cpu, unsigned seg, uint16_t sel);
-/** sys_check_data() - the checks of loading a data segment with @cpl; the result is not committed */
-void sys_check_data(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad, struct vcpu_seg *ret_seg);
+/** sys_check_data() - the checks of loading a data segment with @cpl; the result is not committed
+ */
+void sys_check_data(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad,
+		    struct vcpu_seg *ret_seg);
 /** sys_check_stack_seg() - the checks of loading SS for privilege @cpl; @vec_bad is #TS or #GP */
-void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad, unsigned ext,
-			 struct vcpu_seg *ret_seg);
+void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad,
+			 unsigned ext, struct vcpu_seg *ret_seg);
 void sys_null_seg(struct vcpu_seg *s, uint16_t sel, unsigned dpl);
 void sys_real_seg(struct vcpu_seg *s, uint16_t sel);
 void sys_vm86_seg(struct vcpu_seg *s, uint16_t sel);
@@ -248,19 +266,20 @@ void sys_set_cs(struct bt_cpu *cpu, const struct vcpu_seg *cs, unsigned cpl);
 void sys_set_flat(struct vcpu_seg *s, uint16_t sel, uint32_t attr);
 
 sys_fn sys_mov_from_seg, sys_mov_to_seg, sys_lseg, sys_sgdt, sys_sidt, sys_lgdt, sys_lidt, sys_sldt,
-	sys_str, sys_lldt, sys_ltr, sys_verr, sys_verw, sys_lar, sys_lsl, sys_arpl, sys_swapgs,
-	sys_rdfsbase, sys_rdgsbase, sys_wrfsbase, sys_wrgsbase;
+    sys_str, sys_lldt, sys_ltr, sys_verr, sys_verw, sys_lar, sys_lsl, sys_arpl, sys_swapgs,
+    sys_rdfsbase, sys_rdgsbase, sys_wrfsbase, sys_wrgsbase;
 
 /* ---- sys_cr.c ---- */
 
 sys_fn sys_mov_cr, sys_mov_dr, sys_smsw, sys_lmsw, sys_clts, sys_invlpg, sys_invpcid, sys_xgetbv,
-	sys_xsetbv;
+    sys_xsetbv;
 /* Also for the task switch: #GP checks are the caller's. */
 void sys_flush_for_cr3(struct bt_cpu *cpu, uint64_t cr3);
 
 /* ---- sys_debug.c ---- */
 
-/* cpu->no_step: the instruction entered a handler, so TF no longer counts; or it loaded SS, which delays traps */
+/* cpu->no_step: the instruction entered a handler, so TF no longer counts; or it loaded SS, which
+ * delays traps */
 enum { NO_STEP_HANDLER = 1, NO_STEP_SS = 2 };
 
 _Noreturn void sys_raise_db(struct bt_cpu *cpu, uint64_t dr6_bits);
@@ -278,11 +297,13 @@ static inline bool sys_debugging(const struct bt_cpu *cpu)
  * @ext: bit 0 of error codes of faults on the way (0 for software interrupts)
  * @rip: what to push
  */
-void sys_deliver(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext, uint64_t rip);
+void sys_deliver(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext,
+		 uint64_t rip);
 sys_fn sys_int, sys_int3, sys_into, sys_int1;
 
 /* TSS: stack of an inner privilege level (protected mode) */
-void sys_tss_stack(struct bt_cpu *cpu, unsigned cpl, unsigned ext, uint16_t *ret_ss, uint32_t *ret_esp);
+void sys_tss_stack(struct bt_cpu *cpu, unsigned cpl, unsigned ext, uint16_t *ret_ss,
+		   uint32_t *ret_esp);
 uint64_t sys_tss_stack64(struct bt_cpu *cpu, unsigned slot_offset, unsigned ext);
 
 /* ---- sys_far.c, sys_ret.c, sys_fast.c ---- */
@@ -298,8 +319,8 @@ enum sys_task_how { TASK_JMP, TASK_CALL, TASK_IRET, TASK_INT };
  * @error: error code to push on the new stack, or -1
  * Return: the new rip (also committed).
  */
-uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, int64_t error, unsigned ext,
-			 uint64_t next_rip);
+uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, int64_t error,
+			 unsigned ext, uint64_t next_rip);
 
 /* ---- sys_gpr.c: plain instructions, where the translator leaves them to C ---- */
 
@@ -309,9 +330,9 @@ uint32_t sys_flags_szp(uint64_t val, unsigned size);
 void sys_set_flags(struct bt_cpu *cpu, uint32_t mask, uint32_t flags);
 bool sys_cond(unsigned cc, uint64_t rflags);
 
-sys_fn sys_nop, sys_lea, sys_moffs_load, sys_moffs_store, sys_xlat, sys_div, sys_idiv, sys_mul, sys_cbw, sys_cwd,
-	sys_lahf, sys_sahf, sys_salc, sys_clc, sys_stc, sys_cmc, sys_cld, sys_std, sys_daa, sys_das, sys_aaa,
-	sys_aas, sys_aam, sys_aad, sys_bound;
+sys_fn sys_nop, sys_lea, sys_moffs_load, sys_moffs_store, sys_xlat, sys_div, sys_idiv, sys_mul,
+    sys_cbw, sys_cwd, sys_lahf, sys_sahf, sys_salc, sys_clc, sys_stc, sys_cmc, sys_cld, sys_std,
+    sys_daa, sys_das, sys_aaa, sys_aas, sys_aam, sys_aad, sys_bound;
 
 /* ---- sys_atomic.c ---- */
 
@@ -324,8 +345,8 @@ sys_fn sys_movs, sys_stos, sys_lods, sys_scas, sys_cmps, sys_ins, sys_outs;
 /* ---- sys_misc.c ---- */
 
 void sys_io_check(struct bt_cpu *cpu, uint16_t port, unsigned size);
-sys_fn sys_in, sys_out, sys_hlt, sys_cli, sys_sti, sys_clac, sys_stac, sys_rdtsc, sys_rdtscp, sys_rdpmc,
-	sys_rdpid, sys_cpuid, sys_hypercall, sys_wbinvd, sys_clflush, sys_clzero;
+sys_fn sys_in, sys_out, sys_hlt, sys_cli, sys_sti, sys_clac, sys_stac, sys_rdtsc, sys_rdtscp,
+    sys_rdpmc, sys_rdpid, sys_cpuid, sys_hypercall, sys_wbinvd, sys_clflush, sys_clzero;
 
 /* ---- sys_msr.c ---- */
 
@@ -336,7 +357,8 @@ sys_fn sys_rdmsr, sys_wrmsr;
 /** sys_fpu_image() - park the FPU state and make every component of the image explicit */
 uint8_t *sys_fpu_image(struct bt_cpu *cpu);
 void sys_fpu_reset(struct bt_cpu *cpu);
-sys_fn sys_xsave, sys_xsavec, sys_xrstor, sys_fxsave, sys_fxrstor, sys_fsave, sys_frstor, sys_fstenv, sys_fldenv;
+sys_fn sys_xsave, sys_xsavec, sys_xrstor, sys_fxsave, sys_fxrstor, sys_fsave, sys_frstor,
+    sys_fstenv, sys_fldenv;
 
 /* ---- sys_vec.c ---- */
 
@@ -347,7 +369,7 @@ sys_fn sys_maskmov, sys_vmaskmov, sys_gather;
 bool sys_host_amd(void);
 bool sys_guest_has(enum insn_feature feature);
 uint32_t sys_mxcsr_mask(void);
-uint32_t sys_xcr0_max(void);      /* what XCR0 may be at most: 7, or 3 without AVX */
+uint32_t sys_xcr0_max(void);  /* what XCR0 may be at most: 7, or 3 without AVX */
 uint32_t sys_signature(void); /* CPUID.1:EAX */
 
 #endif

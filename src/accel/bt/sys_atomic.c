@@ -12,19 +12,27 @@ static uint64_t cas(void *p, unsigned size, uint64_t old, uint64_t val)
 	switch (size) {
 	case 1:
 		__asm__ volatile("lock cmpxchgb %b2, %1"
-				 : "+a"(old), "+m"(*(uint8_t *)p) : "q"(val) : "cc", "memory");
+				 : "+a"(old), "+m"(*(uint8_t *)p)
+				 : "q"(val)
+				 : "cc", "memory");
 		return (uint8_t)old;
 	case 2:
 		__asm__ volatile("lock cmpxchgw %w2, %1"
-				 : "+a"(old), "+m"(*(uint16_t *)p) : "r"(val) : "cc", "memory");
+				 : "+a"(old), "+m"(*(uint16_t *)p)
+				 : "r"(val)
+				 : "cc", "memory");
 		return (uint16_t)old;
 	case 4:
 		__asm__ volatile("lock cmpxchgl %k2, %1"
-				 : "+a"(old), "+m"(*(uint32_t *)p) : "r"(val) : "cc", "memory");
+				 : "+a"(old), "+m"(*(uint32_t *)p)
+				 : "r"(val)
+				 : "cc", "memory");
 		return (uint32_t)old;
 	default:
 		__asm__ volatile("lock cmpxchgq %2, %1"
-				 : "+a"(old), "+m"(*(uint64_t *)p) : "r"(val) : "cc", "memory");
+				 : "+a"(old), "+m"(*(uint64_t *)p)
+				 : "r"(val)
+				 : "cc", "memory");
 		return old;
 	}
 }
@@ -134,7 +142,8 @@ uint64_t sys_xadd(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 uint64_t sys_cmpxchg(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	unsigned size = in->opsize;
-	uint64_t expect = sys_gpr(cpu, REG_RAX, size), val = sys_reg_get(cpu, in, in->reg, size), old;
+	uint64_t expect = sys_gpr(cpu, REG_RAX, size), val = sys_reg_get(cpu, in, in->reg, size),
+		 old;
 
 	if (in->mem) {
 		uint64_t la = bt_operand(cpu, in, size, true);
@@ -175,13 +184,15 @@ uint64_t sys_cmpxchg8b(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (p && half == 4) {
 		__asm__ volatile("lock cmpxchg8b %2"
 				 : "+a"(old_lo), "+d"(old_hi), "+m"(*(uint64_t *)p)
-				 : "b"(new_lo), "c"(new_hi) : "cc", "memory");
+				 : "b"(new_lo), "c"(new_hi)
+				 : "cc", "memory");
 		old_lo = (uint32_t)old_lo;
 		old_hi = (uint32_t)old_hi;
 	} else if (p) {
 		__asm__ volatile("lock cmpxchg16b %2"
 				 : "+a"(old_lo), "+d"(old_hi), "+m"(*(unsigned __int128 *)p)
-				 : "b"(new_lo), "c"(new_hi) : "cc", "memory");
+				 : "b"(new_lo), "c"(new_hi)
+				 : "cc", "memory");
 	} else {
 		old_lo = bt_ld(cpu, la, half, BT_CPL);
 		old_hi = bt_ld(cpu, la + half, half, BT_CPL);

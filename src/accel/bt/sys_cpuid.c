@@ -26,7 +26,7 @@ enum word { W_1C, W_1D, W_7B, W_7C, W_7D, W_71A, W_D1A, W_81C, W_81D, W_88B, W_8
 static struct {
 	bool ready, amd;
 	uint32_t word[W_COUNT]; /* as the guest sees them, but for bits that depend on its state */
-	uint64_t features;      /* enum insn_feature */
+	uint64_t features;	/* enum insn_feature */
 	uint32_t mxcsr_mask, signature;
 	uint32_t leaf0[4], leaf2[4], brand[12], l1[4], l2[4];
 	uint32_t cache[CACHE_LEAVES][4]; /* leaf 4, or 0x8000001d */
@@ -34,7 +34,9 @@ static struct {
 
 static void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
 {
-	__asm__ volatile("cpuid" : "=a"(out[A]), "=b"(out[B]), "=c"(out[C]), "=d"(out[D]) : "0"(leaf), "2"(sub));
+	__asm__ volatile("cpuid"
+			 : "=a"(out[A]), "=b"(out[B]), "=c"(out[C]), "=d"(out[D])
+			 : "0"(leaf), "2"(sub));
 }
 
 #define BIT(n) (1u << (n))
@@ -43,16 +45,20 @@ static void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
 static const struct {
 	uint32_t pass, always;
 } masks[W_COUNT] = {
-	[W_1C] = { .pass = BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
-			   BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
-		   .always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ | BIT(24) /* TSC deadline */ |
-			     BIT(31) /* hypervisor */ },
-	[W_1D] = { .pass = BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
-		   .always = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) |
-			     BIT(13) | BIT(14) | BIT(16) | BIT(17) },
-	[W_7B] = { .pass = BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29),
-		   .always = BIT(0) /* FSGSBASE */ | BIT(7) /* SMEP */ | BIT(10) /* INVPCID */ | BIT(20) /* SMAP */ },
-	[W_7C] = { .pass = BIT(8) | BIT(9) | BIT(10), .always = BIT(2) /* UMIP */ | BIT(22) /* RDPID */ },
+	[W_1C] = { .pass = BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) |
+			   BIT(22) | BIT(23) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
+		   .always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ |
+			     BIT(24) /* TSC deadline */ | BIT(31) /* hypervisor */ },
+	[W_1D] = { .pass =
+		       BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
+		   .always = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) |
+			     BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(16) | BIT(17) },
+	[W_7B] = { .pass = BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) |
+			   BIT(24) | BIT(29),
+		   .always = BIT(0) /* FSGSBASE */ | BIT(7) /* SMEP */ | BIT(10) /* INVPCID */ |
+			     BIT(20) /* SMAP */ },
+	[W_7C] = { .pass = BIT(8) | BIT(9) | BIT(10),
+		   .always = BIT(2) /* UMIP */ | BIT(22) /* RDPID */ },
 	[W_7D] = { .pass = BIT(4) /* FSRM */ },
 	[W_71A] = { .pass = BIT(4) /* AVX-VNNI */ },
 	[W_D1A] = { .pass = BIT(0) | BIT(1), .always = BIT(2) },
@@ -65,18 +71,24 @@ static const struct {
 static const struct {
 	uint8_t word, bit;
 } feature_bits[FEAT_COUNT] = {
-	[FEAT_SSE3] = { W_1C, 0 },	   [FEAT_SSSE3] = { W_1C, 9 },	    [FEAT_SSE41] = { W_1C, 19 },
-	[FEAT_SSE42] = { W_1C, 20 },	   [FEAT_POPCNT] = { W_1C, 23 },    [FEAT_AES] = { W_1C, 25 },
-	[FEAT_PCLMUL] = { W_1C, 1 },	   [FEAT_AVX] = { W_1C, 28 },	    [FEAT_F16C] = { W_1C, 29 },
-	[FEAT_FMA] = { W_1C, 12 },	   [FEAT_AVX2] = { W_7B, 5 },	    [FEAT_BMI1] = { W_7B, 3 },
-	[FEAT_BMI2] = { W_7B, 8 },	   [FEAT_LZCNT] = { W_81C, 5 },	    [FEAT_MOVBE] = { W_1C, 22 },
-	[FEAT_ADX] = { W_7B, 19 },	   [FEAT_SHA] = { W_7B, 29 },	    [FEAT_RDRAND] = { W_1C, 30 },
-	[FEAT_RDSEED] = { W_7B, 18 },	   [FEAT_CX16] = { W_1C, 13 },	    [FEAT_FSGSBASE] = { W_7B, 0 },
-	[FEAT_RDTSCP] = { W_81D, 27 },	   [FEAT_RDPID] = { W_7C, 22 },	    [FEAT_XSAVE] = { W_1C, 26 },
-	[FEAT_XSAVEOPT] = { W_D1A, 0 },	   [FEAT_XSAVEC] = { W_D1A, 1 },    [FEAT_CLFLUSHOPT] = { W_7B, 23 },
-	[FEAT_CLWB] = { W_7B, 24 },	   [FEAT_CLZERO] = { W_88B, 0 },    [FEAT_INVPCID] = { W_7B, 10 },
-	[FEAT_SMAP] = { W_7B, 20 },	   [FEAT_VAES] = { W_7C, 9 },	    [FEAT_VPCLMUL] = { W_7C, 10 },
-	[FEAT_GFNI] = { W_7C, 8 },	   [FEAT_AVX_VNNI] = { W_71A, 4 },  [FEAT_SSE4A] = { W_81C, 6 },
+	[FEAT_SSE3] = { W_1C, 0 },	  [FEAT_SSSE3] = { W_1C, 9 },
+	[FEAT_SSE41] = { W_1C, 19 },	  [FEAT_SSE42] = { W_1C, 20 },
+	[FEAT_POPCNT] = { W_1C, 23 },	  [FEAT_AES] = { W_1C, 25 },
+	[FEAT_PCLMUL] = { W_1C, 1 },	  [FEAT_AVX] = { W_1C, 28 },
+	[FEAT_F16C] = { W_1C, 29 },	  [FEAT_FMA] = { W_1C, 12 },
+	[FEAT_AVX2] = { W_7B, 5 },	  [FEAT_BMI1] = { W_7B, 3 },
+	[FEAT_BMI2] = { W_7B, 8 },	  [FEAT_LZCNT] = { W_81C, 5 },
+	[FEAT_MOVBE] = { W_1C, 22 },	  [FEAT_ADX] = { W_7B, 19 },
+	[FEAT_SHA] = { W_7B, 29 },	  [FEAT_RDRAND] = { W_1C, 30 },
+	[FEAT_RDSEED] = { W_7B, 18 },	  [FEAT_CX16] = { W_1C, 13 },
+	[FEAT_FSGSBASE] = { W_7B, 0 },	  [FEAT_RDTSCP] = { W_81D, 27 },
+	[FEAT_RDPID] = { W_7C, 22 },	  [FEAT_XSAVE] = { W_1C, 26 },
+	[FEAT_XSAVEOPT] = { W_D1A, 0 },	  [FEAT_XSAVEC] = { W_D1A, 1 },
+	[FEAT_CLFLUSHOPT] = { W_7B, 23 }, [FEAT_CLWB] = { W_7B, 24 },
+	[FEAT_CLZERO] = { W_88B, 0 },	  [FEAT_INVPCID] = { W_7B, 10 },
+	[FEAT_SMAP] = { W_7B, 20 },	  [FEAT_VAES] = { W_7C, 9 },
+	[FEAT_VPCLMUL] = { W_7C, 10 },	  [FEAT_GFNI] = { W_7C, 8 },
+	[FEAT_AVX_VNNI] = { W_71A, 4 },	  [FEAT_SSE4A] = { W_81C, 6 },
 	[FEAT_PREFETCHW] = { W_81C, 8 },
 };
 
@@ -124,7 +136,8 @@ int bt_cpuid_init(struct err *err)
 	word[W_1C] = out[C];
 	word[W_1D] = out[D];
 	if (!(out[C] & BIT(27)) || max < 0xd)
-		return err_set(err, EOPNOTSUPP, "the host CPU has no XSAVE, which the bt accelerator needs");
+		return err_set(err, EOPNOTSUPP,
+			       "the host CPU has no XSAVE, which the bt accelerator needs");
 	if (max >= 7) {
 		cpuid(7, 0, out);
 		word[W_7B] = out[B];
@@ -174,7 +187,7 @@ int bt_cpuid_init(struct err *err)
 		host.word[W_81D] |= host.word[W_1D] & 0x0183f3ff; /* AMD repeats these here */
 	else
 		host.word[W_7D] |= BIT(29); /* ARCH_CAPABILITIES */
-	host.features = 1; /* FEAT_BASE */
+	host.features = 1;		    /* FEAT_BASE */
 	for (unsigned i = 1; i < FEAT_COUNT; i++) {
 		if (host.word[feature_bits[i].word] >> feature_bits[i].bit & 1)
 			host.features |= 1ull << i;
@@ -355,7 +368,8 @@ static void hypervisor(struct bt_cpu *cpu, uint32_t leaf, uint32_t out[4])
 		out[D] = 0x4d;
 		break;
 	case 0x40000001:
-		/* both generations of kvm-clock, no delay for port I/O, IPIs to many; the clock is stable across vCPUs */
+		/* both generations of kvm-clock, no delay for port I/O, IPIs to many; the clock is
+		 * stable across vCPUs */
 		out[A] = BIT(0) | BIT(1) | BIT(3) | BIT(11) | BIT(24);
 		break;
 	case 0x40000010:

@@ -10,11 +10,11 @@
 #include "accel/bt/sys.h"
 #include "vm/mem.h"
 
-#define CR0_WRITABLE \
+#define CR0_WRITABLE                                                                               \
 	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define CR4_VALID \
-	(CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | \
-	 CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP)
+#define CR4_VALID                                                                                  \
+	(CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR |         \
+	 CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP)
 #define CR3_NOFLUSH (1ull << 63)
 #define DR6_FIXED 0xffff0ff0ull
 #define DR6_WRITABLE 0xe00full
@@ -313,7 +313,8 @@ uint64_t sys_xsetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (!(cpu->st.cr4 & CR4_OSXSAVE))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
-	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~(uint64_t)sys_xcr0_max()) || !(val & 1) || (val & 6) == 4)
+	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~(uint64_t)sys_xcr0_max()) || !(val & 1) ||
+	    (val & 6) == 4)
 		sys_gp(cpu, 0);
 	cpu->st.xcr0 = val;
 	bt_update_key(cpu);
@@ -325,13 +326,13 @@ uint64_t sys_xsetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 static void reset_segments(struct vcpu_state *st)
 {
 	for (unsigned i = 0; i < SEG_COUNT; i++)
-		st->segs[i] = (struct vcpu_seg){ .attr = 0x93, .limit = 0xffff };
+		st->segs[i] = (struct vcpu_seg) { .attr = 0x93, .limit = 0xffff };
 	st->segs[SEG_CS].selector = 0xf000;
 	st->segs[SEG_CS].base = 0xffff0000;
 	st->segs[SEG_CS].attr = 0x9b;
 	st->segs[SEG_LDT].attr = SEG_ATTR_P | DESC_LDT;
 	st->segs[SEG_TR].attr = SEG_ATTR_P | DESC_TSS32_BUSY;
-	st->gdt = st->idt = (struct vcpu_dtable){ .limit = 0xffff };
+	st->gdt = st->idt = (struct vcpu_dtable) { .limit = 0xffff };
 }
 
 /* What INIT leaves alone. */

@@ -72,7 +72,8 @@ static void look_string(struct bt_cpu *cpu, const struct insn *in)
 	if (in->rep && !(cpu->st.regs[REG_RCX] & mask))
 		return;
 	if (in->op == OP_MOVS || in->op == OP_LODS || in->op == OP_CMPS || in->op == OP_OUTS)
-		look(cpu, linear(cpu, in->seg, cpu->st.regs[REG_RSI] & mask), in->opsize, false, false);
+		look(cpu, linear(cpu, in->seg, cpu->st.regs[REG_RSI] & mask), in->opsize, false,
+		     false);
 	if (in->op != OP_LODS && in->op != OP_OUTS)
 		look(cpu, linear(cpu, SEG_ES, cpu->st.regs[REG_RDI] & mask), in->opsize,
 		     in->op != OP_SCAS && in->op != OP_CMPS, false);
@@ -97,8 +98,8 @@ static void look_insn(struct bt_cpu *cpu, const struct insn *in)
 		return;
 	case OP_IN:
 	case OP_OUT:
-		look(cpu, in->imm_size == 1 ? (uint8_t)in->imm : (uint16_t)cpu->st.regs[REG_RDX], in->opsize,
-		     in->op == OP_OUT, true);
+		look(cpu, in->imm_size == 1 ? (uint8_t)in->imm : (uint16_t)cpu->st.regs[REG_RDX],
+		     in->opsize, in->op == OP_OUT, true);
 		return;
 	case OP_PUSH_REG:
 	case OP_PUSH_IMM:

@@ -18,7 +18,8 @@ static bool is_contributory(unsigned vec)
 /* Faults push RF set, so that an instruction breakpoint does not hit again on return. */
 static bool is_fault(unsigned vec)
 {
-	return vec != VEC_DB && vec != VEC_BP && vec != VEC_OF && vec != VEC_NMI && vec != VEC_DF && vec != VEC_MC;
+	return vec != VEC_DB && vec != VEC_BP && vec != VEC_OF && vec != VEC_NMI && vec != VEC_DF &&
+	       vec != VEC_MC;
 }
 
 uint64_t sys_tss_stack64(struct bt_cpu *cpu, unsigned slot_offset, unsigned ext)
@@ -30,7 +31,8 @@ uint64_t sys_tss_stack64(struct bt_cpu *cpu, unsigned slot_offset, unsigned ext)
 	return bt_ld(cpu, tr->base + slot_offset, 8, BT_SUPER);
 }
 
-void sys_tss_stack(struct bt_cpu *cpu, unsigned cpl, unsigned ext, uint16_t *ret_ss, uint32_t *ret_esp)
+void sys_tss_stack(struct bt_cpu *cpu, unsigned cpl, unsigned ext, uint16_t *ret_ss,
+		   uint32_t *ret_esp)
 {
 	const struct vcpu_seg *tr = &cpu->st.segs[SEG_TR];
 	bool wide = tr->attr & 8;
@@ -57,7 +59,8 @@ static unsigned check_target(struct bt_cpu *cpu, uint16_t sel, unsigned ext, str
 	return desc_is_conforming(d) ? cpu->cpl : desc_dpl(d);
 }
 
-static void enter_handler(struct bt_cpu *cpu, struct sys_desc *d, uint16_t sel, unsigned cpl, bool keep_if)
+static void enter_handler(struct bt_cpu *cpu, struct sys_desc *d, uint16_t sel, unsigned cpl,
+			  bool keep_if)
 {
 	struct vcpu_seg cs = desc_seg(d, sel);
 
@@ -67,7 +70,8 @@ static void enter_handler(struct bt_cpu *cpu, struct sys_desc *d, uint16_t sel, 
 }
 
 /* The frame's top is pushed first: that is where a fault hits. */
-static void push_frame(struct bt_cpu *cpu, uint64_t rsp, const uint64_t *frame, unsigned n, enum bt_kind kind)
+static void push_frame(struct bt_cpu *cpu, uint64_t rsp, const uint64_t *frame, unsigned n,
+		       enum bt_kind kind)
 {
 	if ((rsp & 0xfff) + n * 8 > 0x1000) {
 		while (n-- > 0)
@@ -78,8 +82,8 @@ static void push_frame(struct bt_cpu *cpu, uint64_t rsp, const uint64_t *frame, 
 	bt_st_bytes(cpu, rsp, frame, n * 8, kind);
 }
 
-static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext, uint64_t rip,
-			 uint64_t flags)
+static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error,
+			 unsigned ext, uint64_t rip, uint64_t flags)
 {
 	uint32_t idt_error = vector * 8 + 2 + ext;
 	unsigned cpl, type, ist, n = 0;
@@ -134,8 +138,8 @@ static void deliver_long(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t
 /* Data segments in the order in which leaving virtual-8086 mode pushes them */
 static const uint8_t vm86_data[] = { SEG_GS, SEG_FS, SEG_DS, SEG_ES };
 
-static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext,
-			      uint64_t rip, uint64_t flags)
+static void deliver_protected(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error,
+			      unsigned ext, uint64_t rip, uint64_t flags)
 {
 	uint32_t idt_error = vector * 8 + 2 + ext;
 	unsigned cpl, type, size;
@@ -224,7 +228,8 @@ static void deliver_real(struct bt_cpu *cpu, unsigned vector, unsigned ext, uint
 	bt_update_key(cpu);
 }
 
-void sys_deliver(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext, uint64_t rip)
+void sys_deliver(struct bt_cpu *cpu, unsigned vector, bool soft, int64_t error, unsigned ext,
+		 uint64_t rip)
 {
 	uint64_t flags = cpu->st.rflags;
 
@@ -253,7 +258,8 @@ void bt_deliver_exception(struct bt_cpu *cpu)
 
 		if (first == VEC_DF && second_bad)
 			bt_fail(cpu, VCPU_EXIT_TRIPLE_FAULT, "triple fault");
-		if ((is_contributory(first) && is_contributory(vector)) || (first == VEC_PF && second_bad)) {
+		if ((is_contributory(first) && is_contributory(vector)) ||
+		    (first == VEC_PF && second_bad)) {
 			vector = VEC_DF;
 			error = 0;
 		}

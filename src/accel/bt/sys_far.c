@@ -45,7 +45,8 @@ struct gate {
 };
 
 /* A call gate and the code segment behind it. */
-static void read_gate(struct bt_cpu *cpu, uint16_t sel, const struct sys_desc *d, bool call, struct gate *g)
+static void read_gate(struct bt_cpu *cpu, uint16_t sel, const struct sys_desc *d, bool call,
+		      struct gate *g)
 {
 	uint32_t error = sel & 0xfffc, high = 0;
 	unsigned dpl = desc_dpl(d);
@@ -59,11 +60,13 @@ static void read_gate(struct bt_cpu *cpu, uint16_t sel, const struct sys_desc *d
 	g->sel = d->raw >> 16;
 	g->size = bt_long_mode(cpu) ? 8 : desc_type(d) & 8 ? 4 : 2;
 	g->params = d->raw >> 32 & 31;
-	g->off = (d->raw & 0xffff) | (g->size >= 4 ? d->raw >> 32 & 0xffff0000 : 0) | (uint64_t)high << 32;
+	g->off = (d->raw & 0xffff) | (g->size >= 4 ? d->raw >> 32 & 0xffff0000 : 0) |
+		 (uint64_t)high << 32;
 	error = g->sel & 0xfffc;
 	if (!error)
 		sys_gp(cpu, 0);
-	if (!sys_desc_read(cpu, g->sel, &g->code) || !desc_is_code(&g->code) || desc_dpl(&g->code) > cpu->cpl ||
+	if (!sys_desc_read(cpu, g->sel, &g->code) || !desc_is_code(&g->code) ||
+	    desc_dpl(&g->code) > cpu->cpl ||
 	    (!call && !desc_is_conforming(&g->code) && desc_dpl(&g->code) != cpu->cpl) ||
 	    (bt_long_mode(cpu) && (!desc_l(&g->code) || desc_db(&g->code))))
 		sys_gp(cpu, error);
@@ -94,7 +97,8 @@ static bool is_task(const struct bt_cpu *cpu, const struct sys_desc *d)
 {
 	unsigned type = desc_type(d);
 
-	return !bt_long_mode(cpu) && (type == DESC_TASK || type == DESC_TSS16 || type == DESC_TSS32);
+	return !bt_long_mode(cpu) &&
+	       (type == DESC_TASK || type == DESC_TSS16 || type == DESC_TSS32);
 }
 
 static void fetch(struct bt_cpu *cpu, uint16_t sel, struct sys_desc *d)
@@ -178,7 +182,8 @@ static uint64_t call_inner(struct bt_cpu *cpu, struct gate *g, uint64_t next)
 	return g->off;
 }
 
-static uint64_t call_far(struct bt_cpu *cpu, uint16_t sel, uint64_t off, unsigned size, uint64_t next)
+static uint64_t call_far(struct bt_cpu *cpu, uint16_t sel, uint64_t off, unsigned size,
+			 uint64_t next)
 {
 	struct sys_stack s;
 	struct sys_desc d;

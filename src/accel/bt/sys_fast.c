@@ -58,7 +58,8 @@ uint64_t sys_sysret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (to_64 && !sys_canonical(rcx))
 		sys_gp(cpu, 0);
 	if (bt_long_mode(cpu))
-		cpu->st.rflags = (cpu->st.regs[REG_R11] & 0x3c7fd7 & ~(uint64_t)(FL_RF | FL_VM)) | FL_FIXED;
+		cpu->st.rflags =
+		    (cpu->st.regs[REG_R11] & 0x3c7fd7 & ~(uint64_t)(FL_RF | FL_VM)) | FL_FIXED;
 	else
 		cpu->st.rflags |= FL_IF;
 	if (to_64)

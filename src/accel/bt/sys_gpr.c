@@ -20,7 +20,8 @@ uint64_t sys_reg_get(const struct bt_cpu *cpu, const struct insn *in, unsigned r
 	return sys_gpr(cpu, reg, size);
 }
 
-void sys_reg_set(struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size, uint64_t val)
+void sys_reg_set(struct bt_cpu *cpu, const struct insn *in, unsigned reg, unsigned size,
+		 uint64_t val)
 {
 	if (is_high_byte(in, reg, size)) {
 		uint64_t *r = &cpu->st.regs[reg - 4];
@@ -41,7 +42,8 @@ uint64_t sys_rm_get(struct bt_cpu *cpu, const struct insn *in, unsigned size)
 void sys_rm_set(struct bt_cpu *cpu, const struct insn *in, unsigned size, uint64_t val)
 {
 	if (in->mem)
-		bt_st(cpu, bt_operand(cpu, in, size, true), size, val & sys_size_mask(size), BT_CPL);
+		bt_st(cpu, bt_operand(cpu, in, size, true), size, val & sys_size_mask(size),
+		      BT_CPL);
 	else
 		sys_reg_set(cpu, in, in->rm, size, val);
 }
@@ -96,7 +98,8 @@ uint32_t sys_flags_add(uint64_t a, uint64_t b, unsigned size)
 
 bool sys_cond(unsigned cc, uint64_t rflags)
 {
-	bool cf = rflags & FL_CF, zf = rflags & FL_ZF, sf = rflags & FL_SF, of = rflags & FL_OF, yes;
+	bool cf = rflags & FL_CF, zf = rflags & FL_ZF, sf = rflags & FL_SF, of = rflags & FL_OF,
+	     yes;
 
 	switch (cc >> 1 & 7) {
 	case 0:
@@ -158,7 +161,8 @@ uint64_t sys_moffs_store(struct bt_cpu *cpu, const struct insn *in, uint64_t nex
 
 uint64_t sys_xlat(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
-	uint64_t off = (cpu->st.regs[REG_RBX] + (cpu->st.regs[REG_RAX] & 0xff)) & sys_size_mask(in->addrsize);
+	uint64_t off =
+	    (cpu->st.regs[REG_RBX] + (cpu->st.regs[REG_RAX] & 0xff)) & sys_size_mask(in->addrsize);
 	uint64_t la = bt_seg_linear(cpu, in->seg, off, 1, false);
 
 	sys_set_gpr(cpu, REG_RAX, 1, bt_ld(cpu, la, 1, BT_CPL));
@@ -271,7 +275,8 @@ uint64_t sys_div(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 uint64_t sys_idiv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	unsigned size = in->opsize;
-	uint64_t src = sys_rm_get(cpu, in, size), mask = sys_size_mask(size), lo, hi, q, rem, div, most;
+	uint64_t src = sys_rm_get(cpu, in, size), mask = sys_size_mask(size), lo, hi, q, rem, div,
+		 most;
 	bool neg_div = src >> (size * 8 - 1) & 1, neg;
 
 	get_dividend(cpu, size, &lo, &hi);
@@ -301,7 +306,8 @@ uint64_t sys_lahf(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 
 uint64_t sys_sahf(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
-	sys_set_flags(cpu, FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF, cpu->st.regs[REG_RAX] >> 8 & 0xff);
+	sys_set_flags(cpu, FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF,
+		      cpu->st.regs[REG_RAX] >> 8 & 0xff);
 	return next;
 }
 

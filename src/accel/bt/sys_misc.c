@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Port I/O, interrupt flag, halt, time stamps, caches: small system instructions without a family of their own. */
+/* Port I/O, interrupt flag, halt, time stamps, caches: small system instructions without a family
+ * of their own. */
 #include "accel/bt/sys.h"
 
 #include "base/util.h"

@@ -61,8 +61,9 @@
  * access is checked by code. RDCL_NO, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO,
  * TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, RFDS_NO.
  */
-#define ARCH_CAPABILITIES_VALUE \
-	(1ull << 0 | 1ull << 3 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 27)
+#define ARCH_CAPABILITIES_VALUE                                                                    \
+	(1ull << 0 | 1ull << 3 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 1ull << 13 | 1ull << 14 |     \
+	 1ull << 15 | 1ull << 27)
 
 static bool is_fixed_mtrr(uint32_t msr)
 {
@@ -80,12 +81,12 @@ static bool is_amd_void(uint32_t msr)
 	if (!sys_host_amd())
 		return false;
 	switch (msr) {
-	case 0xc0010010: /* SYSCFG */
+	case 0xc0010010:		/* SYSCFG */
 	case 0xc0010016 ... 0xc001001a: /* IORR, TOP_MEM */
-	case 0xc001001d: /* TOP_MEM2 */
-	case 0xc001001f: /* NB_CFG */
-	case 0xc0010055: /* interrupt pending */
-	case 0xc0010058: /* MMIO configuration */
+	case 0xc001001d:		/* TOP_MEM2 */
+	case 0xc001001f:		/* NB_CFG */
+	case 0xc0010055:		/* interrupt pending */
+	case 0xc0010058:		/* MMIO configuration */
 	case 0xc0010061 ... 0xc001006b: /* P-states */
 	case 0xc0010071:
 	case 0xc0010112: /* TSEG */
@@ -140,7 +141,7 @@ static void write_system_time(struct bt_cpu *cpu, uint64_t val)
 	clock_scale(cpu->vm->tsc_khz, &mul, &shift);
 	version = bt_phys_ld(cpu, gpa, 4) & ~1u;
 	bt_phys_st(cpu, gpa, 4, version + 1);
-	bt_phys_st(cpu, gpa + 8, 8, 0);  /* tsc_timestamp */
+	bt_phys_st(cpu, gpa + 8, 8, 0);	 /* tsc_timestamp */
 	bt_phys_st(cpu, gpa + 16, 8, 0); /* system_time */
 	bt_phys_st(cpu, gpa + 24, 4, mul);
 	bt_phys_st(cpu, gpa + 28, 1, (uint8_t)shift);
@@ -200,12 +201,12 @@ static bool read_intel(struct bt_cpu *cpu, uint32_t msr, uint64_t *val)
 		*val = ARCH_CAPABILITIES_VALUE;
 		return true;
 	case MSR_PLATFORM_INFO:
-	case 0x17: /* platform ID */
-	case 0x2a: /* power-on configuration */
+	case 0x17:  /* platform ID */
+	case 0x2a:  /* power-on configuration */
 	case 0x198: /* performance status */
 	case 0x199:
 	case 0x19a ... 0x19c: /* thermal */
-	case 0x1b0: /* energy bias */
+	case 0x1b0:	      /* energy bias */
 		*val = 0;
 		return true;
 	}
@@ -371,7 +372,8 @@ static bool write_mtrr(struct bt_cpu *cpu, uint32_t msr, uint64_t val)
 	}
 	if (val >> MEM_PHYS_BITS)
 		return false;
-	if (msr & 1 ? val & 0x7ff : (val & 0xf00) || (val & 0xff) > 7 || (MTRR_RESERVED >> (val & 7) & 1))
+	if (msr & 1 ? val & 0x7ff
+		    : (val & 0xf00) || (val & 0xff) > 7 || (MTRR_RESERVED >> (val & 7) & 1))
 		return false;
 	st->msr_mtrr_var[msr - MSR_MTRR_VAR] = val;
 	return true;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Far returns and IRET, to the same and to outer privilege levels (Intel SDM volume 2, RET and IRET). */
+/* Far returns and IRET, to the same and to outer privilege levels (Intel SDM volume 2, RET and
+ * IRET). */
 #include "accel/bt/sys.h"
 
 /* What a return pops. */
@@ -16,7 +17,8 @@ static void drop_segments(struct bt_cpu *cpu, unsigned cpl)
 
 	for (unsigned i = 0; i < 4; i++) {
 		struct vcpu_seg *s = &cpu->st.segs[regs[i]];
-		bool conforming = (s->attr & (SEG_TYPE_CODE | SEG_TYPE_C)) == (SEG_TYPE_CODE | SEG_TYPE_C);
+		bool conforming =
+		    (s->attr & (SEG_TYPE_CODE | SEG_TYPE_C)) == (SEG_TYPE_CODE | SEG_TYPE_C);
 
 		/* the base stays: in 64-bit mode an MSR write made it */
 		if (!(s->attr & SEG_ATTR_UNUSABLE) && seg_dpl(s) < cpl && !conforming) {
@@ -42,7 +44,8 @@ static void check_cs(struct bt_cpu *cpu, uint16_t sel, struct sys_desc *d)
 }
 
 /* The stack segment of the level returned to. */
-static void check_ss(struct bt_cpu *cpu, const struct ret_frame *f, bool to_64, struct vcpu_seg *ret_seg)
+static void check_ss(struct bt_cpu *cpu, const struct ret_frame *f, bool to_64,
+		     struct vcpu_seg *ret_seg)
 {
 	unsigned cpl = f->cs & 3;
 
@@ -55,8 +58,10 @@ static void check_ss(struct bt_cpu *cpu, const struct ret_frame *f, bool to_64, 
 	sys_check_stack_seg(cpu, f->ss, cpl, VEC_GP, 0, ret_seg);
 }
 
-/* Common end of far return and IRET: checks, then everything is committed. @s: the stack after the pops. */
-static uint64_t return_to(struct bt_cpu *cpu, const struct ret_frame *f, struct sys_stack *s, unsigned release)
+/* Common end of far return and IRET: checks, then everything is committed. @s: the stack after the
+ * pops. */
+static uint64_t return_to(struct bt_cpu *cpu, const struct ret_frame *f, struct sys_stack *s,
+			  unsigned release)
 {
 	unsigned cpl = f->cs & 3, old_cpl = cpu->cpl;
 	struct vcpu_seg cs, ss = cpu->st.segs[SEG_SS];
@@ -122,7 +127,8 @@ uint64_t sys_ret_far(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 }
 
 /* EFLAGS of an IRET by the privilege it ran at. */
-static void set_flags(struct bt_cpu *cpu, uint64_t val, unsigned size, unsigned old_cpl, unsigned iopl)
+static void set_flags(struct bt_cpu *cpu, uint64_t val, unsigned size, unsigned old_cpl,
+		      unsigned iopl)
 {
 	uint64_t change = FL_ARITH | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID | FL_RF;
 	uint64_t old = cpu->st.rflags;
@@ -157,7 +163,9 @@ static uint64_t iret_real(struct bt_cpu *cpu, unsigned size)
 	sys_real_seg(&cpu->st.segs[SEG_CS], cs);
 	/* VM, VIF and VIP stay as they are */
 	cpu->st.rflags &= ~(uint64_t)FL_RF;
-	set_flags(cpu, (flags & ~(uint64_t)(FL_VIF | FL_VIP)) | (cpu->st.rflags & (FL_VIF | FL_VIP)), size, 0, 0);
+	set_flags(cpu,
+		  (flags & ~(uint64_t)(FL_VIF | FL_VIP)) | (cpu->st.rflags & (FL_VIF | FL_VIP)),
+		  size, 0, 0);
 	return rip;
 }
 
@@ -227,8 +235,12 @@ uint64_t sys_iret(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 
 		sys_stack_range(cpu, &s, s.sp, sizeof(frame), false);
 		bt_ld_bytes(cpu, s.sp, frame, sizeof(frame), BT_CPL);
-		f = (struct ret_frame){ .rip = frame[0], .cs = frame[1], .rflags = frame[2],
-					.rsp = frame[3], .ss = frame[4], .has_ss = true };
+		f = (struct ret_frame) { .rip = frame[0],
+					 .cs = frame[1],
+					 .rflags = frame[2],
+					 .rsp = frame[3],
+					 .ss = frame[4],
+					 .has_ss = true };
 	} else {
 		f.rip = sys_pop(cpu, &s, size);
 		f.cs = sys_pop(cpu, &s, size);

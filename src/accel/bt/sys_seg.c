@@ -57,8 +57,8 @@ void sys_desc_set_accessed(struct bt_cpu *cpu, struct sys_desc *d)
 
 void sys_null_seg(struct vcpu_seg *s, uint16_t sel, unsigned dpl)
 {
-	*s = (struct vcpu_seg){ .selector = sel,
-				.attr = SEG_ATTR_UNUSABLE | dpl << SEG_ATTR_DPL_SHIFT };
+	*s = (struct vcpu_seg) { .selector = sel,
+				 .attr = SEG_ATTR_UNUSABLE | dpl << SEG_ATTR_DPL_SHIFT };
 }
 
 void sys_real_seg(struct vcpu_seg *s, uint16_t sel)
@@ -73,19 +73,20 @@ void sys_real_seg(struct vcpu_seg *s, uint16_t sel)
 
 void sys_vm86_seg(struct vcpu_seg *s, uint16_t sel)
 {
-	*s = (struct vcpu_seg){ .selector = sel,
-				.attr = SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_W | SEG_TYPE_A | 3u << SEG_ATTR_DPL_SHIFT,
-				.limit = 0xffff,
-				.base = (uint32_t)sel << 4 };
+	*s = (struct vcpu_seg) { .selector = sel,
+				 .attr = SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_W | SEG_TYPE_A |
+					 3u << SEG_ATTR_DPL_SHIFT,
+				 .limit = 0xffff,
+				 .base = (uint32_t)sel << 4 };
 }
 
 void sys_set_flat(struct vcpu_seg *s, uint16_t sel, uint32_t attr)
 {
-	*s = (struct vcpu_seg){ .selector = sel, .attr = attr, .limit = ~0u };
+	*s = (struct vcpu_seg) { .selector = sel, .attr = attr, .limit = ~0u };
 }
 
-void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad, unsigned ext,
-			 struct vcpu_seg *ret_seg)
+void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad,
+			 unsigned ext, struct vcpu_seg *ret_seg)
 {
 	uint32_t error = (sel & 0xfffc) | ext;
 	struct sys_desc d;
@@ -101,7 +102,8 @@ void sys_check_stack_seg(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigne
 	*ret_seg = desc_seg(&d, sel);
 }
 
-void sys_check_data(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad, struct vcpu_seg *ret_seg)
+void sys_check_data(struct bt_cpu *cpu, uint16_t sel, unsigned cpl, unsigned vec_bad,
+		    struct vcpu_seg *ret_seg)
 {
 	struct sys_desc d;
 
@@ -145,8 +147,8 @@ void sys_set_cs(struct bt_cpu *cpu, const struct vcpu_seg *cs, unsigned cpl)
 static bool is_flat(const struct vcpu_seg *s)
 {
 	return !s->base && s->limit == ~0u &&
-	       (s->attr & (SEG_ATTR_UNUSABLE | SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_CODE | SEG_TYPE_E |
-			   SEG_TYPE_W)) == (SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_W);
+	       (s->attr & (SEG_ATTR_UNUSABLE | SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_CODE |
+			   SEG_TYPE_E | SEG_TYPE_W)) == (SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_W);
 }
 
 void bt_update_key(struct bt_cpu *cpu)
@@ -176,7 +178,8 @@ void bt_update_key(struct bt_cpu *cpu)
 	} else if (!(st->cr4 & CR4_SMAP) || (st->rflags & FL_AC)) {
 		key |= KEY_AC;
 	}
-	if ((st->cr0 & (CR0_EM | CR0_TS)) || (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
+	if ((st->cr0 & (CR0_EM | CR0_TS)) ||
+	    (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
 	    st->xcr0 != sys_xcr0_max() || sys_real_segments(cpu))
 		key |= KEY_FPU;
 	if (cpu->int_shadow || sys_debugging(cpu))
@@ -278,7 +281,8 @@ uint64_t sys_lidt(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	return next;
 }
 
-static uint64_t store_selector(struct bt_cpu *cpu, const struct insn *in, uint16_t sel, uint64_t next)
+static uint64_t store_selector(struct bt_cpu *cpu, const struct insn *in, uint16_t sel,
+			       uint64_t next)
 {
 	if (sys_real_segments(cpu))
 		sys_ud(cpu);
@@ -301,7 +305,8 @@ uint64_t sys_str(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 }
 
 /* LLDT and LTR: a system descriptor of the GDT. */
-static void load_system(struct bt_cpu *cpu, uint16_t sel, bool tss, struct sys_desc *d, struct vcpu_seg *ret_seg)
+static void load_system(struct bt_cpu *cpu, uint16_t sel, bool tss, struct sys_desc *d,
+			struct vcpu_seg *ret_seg)
 {
 	uint32_t error = sel & 0xfffc, high = 0;
 	unsigned type;
@@ -377,7 +382,8 @@ static uint64_t verify(struct bt_cpu *cpu, const struct insn *in, uint64_t next,
 	if (sys_real_segments(cpu))
 		sys_ud(cpu);
 	sel = sys_rm_get(cpu, in, 2);
-	if ((sel & 0xfffc) && sys_desc_read(cpu, sel, &d) && !desc_is_system(&d) && visible(cpu, sel, &d)) {
+	if ((sel & 0xfffc) && sys_desc_read(cpu, sel, &d) && !desc_is_system(&d) &&
+	    visible(cpu, sel, &d)) {
 		if (write)
 			ok = desc_is_writable_data(&d);
 		else
@@ -410,7 +416,8 @@ static bool look_up(struct bt_cpu *cpu, const struct insn *in, uint32_t types, s
 	if (!desc_is_system(d))
 		return true;
 	if (bt_long_mode(cpu)) {
-		types &= 1u << DESC_LDT | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY | 1u << DESC_CALL32;
+		types &=
+		    1u << DESC_LDT | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY | 1u << DESC_CALL32;
 		if ((types >> desc_type(d) & 1) && !sys_desc_high(cpu, sel, d, &high))
 			return false;
 	}
@@ -421,8 +428,9 @@ uint64_t sys_lar(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	struct sys_desc d;
 	bool ok = look_up(cpu, in,
-			  1u << DESC_TSS16 | 1u << DESC_LDT | 1u << DESC_TSS16_BUSY | 1u << DESC_CALL16 |
-				  1u << DESC_TASK | 1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY | 1u << DESC_CALL32,
+			  1u << DESC_TSS16 | 1u << DESC_LDT | 1u << DESC_TSS16_BUSY |
+			      1u << DESC_CALL16 | 1u << DESC_TASK | 1u << DESC_TSS32 |
+			      1u << DESC_TSS32_BUSY | 1u << DESC_CALL32,
 			  &d);
 
 	if (ok)
@@ -435,8 +443,8 @@ uint64_t sys_lsl(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	struct sys_desc d;
 	bool ok = look_up(cpu, in,
-			  1u << DESC_TSS16 | 1u << DESC_LDT | 1u << DESC_TSS16_BUSY | 1u << DESC_TSS32 |
-				  1u << DESC_TSS32_BUSY,
+			  1u << DESC_TSS16 | 1u << DESC_LDT | 1u << DESC_TSS16_BUSY |
+			      1u << DESC_TSS32 | 1u << DESC_TSS32_BUSY,
 			  &d);
 
 	if (ok)

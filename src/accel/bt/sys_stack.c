@@ -16,7 +16,8 @@ void sys_stack_current(struct bt_cpu *cpu, struct sys_stack *s)
 	s->kind = BT_CPL;
 }
 
-uint64_t sys_stack_range(struct bt_cpu *cpu, const struct sys_stack *s, uint64_t off, unsigned size, bool write)
+uint64_t sys_stack_range(struct bt_cpu *cpu, const struct sys_stack *s, uint64_t off, unsigned size,
+			 bool write)
 {
 	uint64_t last = off + size - 1;
 	bool bad;
@@ -29,10 +30,12 @@ uint64_t sys_stack_range(struct bt_cpu *cpu, const struct sys_stack *s, uint64_t
 	if (s->ss.attr & SEG_ATTR_UNUSABLE)
 		bad = true;
 	else if ((s->ss.attr & (SEG_TYPE_CODE | SEG_TYPE_E)) == SEG_TYPE_E)
-		bad = off <= s->ss.limit || last > (s->ss.attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull);
+		bad = off <= s->ss.limit ||
+		      last > (s->ss.attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull);
 	else
 		bad = last > s->ss.limit;
-	if (bad || (write && !sys_real_mode(cpu) && (s->ss.attr & (SEG_TYPE_CODE | SEG_TYPE_W)) != SEG_TYPE_W))
+	if (bad || (write && !sys_real_mode(cpu) &&
+		    (s->ss.attr & (SEG_TYPE_CODE | SEG_TYPE_W)) != SEG_TYPE_W))
 		bt_raise_err(cpu, VEC_SS, s->error);
 	return (uint32_t)(s->ss.base + off);
 }
@@ -41,7 +44,8 @@ void sys_push(struct bt_cpu *cpu, struct sys_stack *s, unsigned size, uint64_t v
 {
 	uint64_t sp = (s->sp - size) & s->mask;
 
-	bt_st(cpu, sys_stack_range(cpu, s, sp, size, true), size, val & sys_size_mask(size), s->kind);
+	bt_st(cpu, sys_stack_range(cpu, s, sp, size, true), size, val & sys_size_mask(size),
+	      s->kind);
 	s->sp = (s->sp & ~s->mask) | sp;
 }
 
@@ -112,7 +116,8 @@ uint64_t sys_pop_rm(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (in->base == REG_RSP) {
 		struct insn moved = *in;
 
-		/* the displacement moves instead of the register, so that a fault finds rsp unchanged */
+		/* the displacement moves instead of the register, so that a fault finds rsp
+		 * unchanged */
 		moved.disp += s.sp - old;
 		la = bt_operand(cpu, &moved, in->opsize, true);
 	} else {

@@ -16,9 +16,9 @@
 #define BUDGET 65536u
 
 struct str {
-	unsigned size;   /* element, bytes */
-	uint64_t mask;   /* address size */
-	uint64_t left;   /* elements still to do within the budget */
+	unsigned size; /* element, bytes */
+	uint64_t mask; /* address size */
+	uint64_t left; /* elements still to do within the budget */
 	bool rep, down;
 };
 
@@ -38,7 +38,8 @@ static void str_init(struct bt_cpu *cpu, const struct insn *in, struct str *s)
 	}
 }
 
-static void advance(struct bt_cpu *cpu, const struct insn *in, const struct str *s, unsigned reg, uint64_t n)
+static void advance(struct bt_cpu *cpu, const struct insn *in, const struct str *s, unsigned reg,
+		    uint64_t n)
 {
 	uint64_t off = cpu->st.regs[reg], bytes = n * s->size;
 
@@ -64,9 +65,11 @@ static uint64_t finish(struct bt_cpu *cpu, const struct str *s, uint64_t next)
  * and lowers *n to how many elements from there on need no further check. *n is 0 when
  * the first element itself crosses a page.
  */
-static uint64_t side(struct bt_cpu *cpu, const struct str *s, unsigned seg, unsigned reg, bool write, uint64_t *n)
+static uint64_t side(struct bt_cpu *cpu, const struct str *s, unsigned seg, unsigned reg,
+		     bool write, uint64_t *n)
 {
-	uint64_t off = cpu->st.regs[reg] & s->mask, la = bt_seg_linear(cpu, seg, off, s->size, write), max;
+	uint64_t off = cpu->st.regs[reg] & s->mask,
+		 la = bt_seg_linear(cpu, seg, off, s->size, write), max;
 	const struct vcpu_seg *sg = &cpu->st.segs[seg];
 
 	if ((la & 0xfff) + s->size > 0x1000) {
@@ -94,7 +97,8 @@ static uint64_t side(struct bt_cpu *cpu, const struct str *s, unsigned seg, unsi
 }
 
 #define HOST_REP(name, body)                                                                       \
-	static void name(bool down, unsigned size, void *dst, const void *src, uint64_t n, uint64_t a) \
+	static void name(bool down, unsigned size, void *dst, const void *src, uint64_t n,         \
+			 uint64_t a)                                                               \
 	{                                                                                          \
 		if (down)                                                                          \
 			__asm__ volatile("std");                                                   \
@@ -203,7 +207,8 @@ static uint64_t element(const uint8_t *p, unsigned size)
 	}
 }
 
-/* SCAS compares the accumulator with [rdi], CMPS [rsi] with [rdi]; both end early on the wanted ZF. */
+/* SCAS compares the accumulator with [rdi], CMPS [rsi] with [rdi]; both end early on the wanted ZF.
+ */
 static uint64_t compare(struct bt_cpu *cpu, const struct insn *in, bool cmps, uint64_t next)
 {
 	uint64_t a = sys_gpr(cpu, REG_RAX, in->opsize), b, n, src = 0, dst, i;

@@ -29,14 +29,15 @@ static uint64_t at(uint64_t base, unsigned off)
 	return (uint32_t)(base + off);
 }
 
-static void save_task(struct bt_cpu *cpu, const struct layout *l, uint64_t base, uint64_t ip, uint64_t flags)
+static void save_task(struct bt_cpu *cpu, const struct layout *l, uint64_t base, uint64_t ip,
+		      uint64_t flags)
 {
 	bt_probe_write(cpu, at(base, l->ip), l->segs + l->seg_count * l->size - l->ip, BT_SUPER);
 	bt_st(cpu, at(base, l->ip), l->size, ip & sys_size_mask(l->size), BT_SUPER);
 	bt_st(cpu, at(base, l->flags), l->size, flags & sys_size_mask(l->size), BT_SUPER);
 	for (unsigned i = 0; i < 8; i++)
-		bt_st(cpu, at(base, l->regs + i * l->size), l->size,
-		      sys_gpr(cpu, i, l->size), BT_SUPER);
+		bt_st(cpu, at(base, l->regs + i * l->size), l->size, sys_gpr(cpu, i, l->size),
+		      BT_SUPER);
 	for (unsigned i = 0; i < l->seg_count; i++)
 		bt_st(cpu, at(base, l->segs + i * l->size), 2, cpu->st.segs[i].selector, BT_SUPER);
 }
@@ -52,7 +53,8 @@ static void load_task(struct bt_cpu *cpu, const struct layout *l, uint64_t base,
 			t->regs[i] |= 0xffff0000;
 	}
 	for (unsigned i = 0; i < 6; i++)
-		t->segs[i] = i < l->seg_count ? bt_ld(cpu, at(base, l->segs + i * l->size), 2, BT_SUPER) : 0;
+		t->segs[i] =
+		    i < l->seg_count ? bt_ld(cpu, at(base, l->segs + i * l->size), 2, BT_SUPER) : 0;
 	t->ldt = bt_ld(cpu, at(base, l->ldt), 2, BT_SUPER);
 }
 
@@ -71,8 +73,8 @@ static void load_ldt(struct bt_cpu *cpu, uint16_t sel)
 
 	if (!(sel & 0xfffc))
 		return;
-	if ((sel & 4) || !sys_desc_read(cpu, sel, &d) || !desc_is_system(&d) || desc_type(&d) != DESC_LDT ||
-	    !desc_present(&d))
+	if ((sel & 4) || !sys_desc_read(cpu, sel, &d) || !desc_is_system(&d) ||
+	    desc_type(&d) != DESC_LDT || !desc_present(&d))
 		bt_raise_err(cpu, VEC_TS, sel & 0xfffc);
 	cpu->st.segs[SEG_LDT] = desc_seg(&d, sel);
 }
@@ -94,7 +96,8 @@ static void load_cs(struct bt_cpu *cpu, uint16_t sel)
 }
 
 /* The descriptor of the task to enter. */
-static void check_tss(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, unsigned ext, struct sys_desc *d)
+static void check_tss(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, unsigned ext,
+		      struct sys_desc *d)
 {
 	unsigned vec = how == TASK_IRET || how == TASK_INT ? VEC_TS : VEC_GP, type;
 	uint32_t error = (sel & 0xfffc) | ext;
@@ -102,8 +105,8 @@ static void check_tss(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, u
 	if (!(sel & 0xfffc) || (sel & 4) || !sys_desc_read(cpu, sel, d) || !desc_is_system(d))
 		bt_raise_err(cpu, vec, error);
 	type = desc_type(d);
-	if (how == TASK_IRET ? type != DESC_TSS32_BUSY && type != DESC_TSS16_BUSY :
-			       type != DESC_TSS32 && type != DESC_TSS16)
+	if (how == TASK_IRET ? type != DESC_TSS32_BUSY && type != DESC_TSS16_BUSY
+			     : type != DESC_TSS32 && type != DESC_TSS16)
 		bt_raise_err(cpu, vec, error);
 	if (!desc_present(d))
 		bt_raise_err(cpu, VEC_NP, error);
@@ -147,8 +150,8 @@ static void load_segments(struct bt_cpu *cpu, const struct task *t)
 	bt_update_key(cpu);
 }
 
-uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, int64_t error, unsigned ext,
-			 uint64_t next_rip)
+uint64_t sys_task_switch(struct bt_cpu *cpu, uint16_t sel, enum sys_task_how how, int64_t error,
+			 unsigned ext, uint64_t next_rip)
 {
 	struct vcpu_seg *tr = &cpu->st.segs[SEG_TR];
 	const struct layout *old_l = layout_of(tr->attr), *new_l;

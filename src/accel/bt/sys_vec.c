@@ -49,7 +49,8 @@ static void clear_from(uint8_t *img, unsigned reg, unsigned from)
 		put_le32(ymm(img, reg, from), 0);
 }
 
-/* MMX registers are the physical x87 ones; the image has them in stack order. Using one sets TOP to 0. */
+/* MMX registers are the physical x87 ones; the image has them in stack order. Using one sets TOP to
+ * 0. */
 static void mmx_normalise(uint8_t *img)
 {
 	uint16_t sw = get_le16(img + OFF_FSW);
@@ -112,7 +113,8 @@ uint64_t sys_vmaskmov(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		val[i] = 0;
 		if (!enabled(img, in->vvvv, i, size))
 			continue;
-		la[i] = bt_seg_linear(cpu, in->seg, (off + i * size) & sys_size_mask(in->addrsize), size, store);
+		la[i] = bt_seg_linear(cpu, in->seg, (off + i * size) & sys_size_mask(in->addrsize),
+				      size, store);
 		if (store)
 			bt_probe_write(cpu, la[i], size, BT_CPL);
 		else
@@ -132,7 +134,8 @@ uint64_t sys_vmaskmov(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 /* A fault leaves what was gathered before it, with those mask elements cleared. */
 uint64_t sys_gather(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
-	unsigned length = in->vex_l ? 32 : 16, size = in->w ? 8 : 4, index_size = in->opcode & 1 ? 8 : 4;
+	unsigned length = in->vex_l ? 32 : 16, size = in->w ? 8 : 4,
+		 index_size = in->opcode & 1 ? 8 : 4;
 	unsigned count = length / (size > index_size ? size : index_size);
 	uint64_t base = in->disp;
 	uint8_t *img;
@@ -154,8 +157,9 @@ uint64_t sys_gather(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		if (index_size == 4)
 			index = (int64_t)(int32_t)index;
 		off = (base + index * in->scale) & sys_size_mask(in->addrsize);
-		element_set(img, in->reg, i, size,
-			    bt_ld(cpu, bt_seg_linear(cpu, in->seg, off, size, false), size, BT_CPL));
+		element_set(
+		    img, in->reg, i, size,
+		    bt_ld(cpu, bt_seg_linear(cpu, in->seg, off, size, false), size, BT_CPL));
 		element_set(img, in->vvvv, i, size, 0);
 	}
 	clear_from(img, in->reg, count * size);
