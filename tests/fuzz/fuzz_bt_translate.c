@@ -94,12 +94,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	require(c->cold - cold <= COLD_MAX / 2, "too much host code in slow paths");
 	require(c->arena_used - arena <= ARENA_MAX / 2, "too many records");
 	require(b->size && off + b->size <= PAGE_SIZE + INSN_MAX + 1, "size");
-	require(b->entry >= (size_t)(hot - c->base) && b->entry < b->hot_end, "entry");
+	require(b->entry[FLAGS_HW] >= (size_t)(hot - c->base) && b->entry[FLAGS_HW] < b->hot_end,
+		"entry");
 	if (b->valid || bt_cache_find(vm, b->gpa, b->gpa2, key))
 		return 0;
 	bt_cache_insert(vm, b);
 	require(bt_cache_find(vm, CODE_GPA + off, b->gpa2, key) == b, "not found by its address");
-	require(bt_cache_block_at(c, c->base + b->entry) == b, "not found by its host address");
+	require(bt_cache_block_at(c, c->base + b->entry[FLAGS_HW]) == b,
+		"not found by its host address");
 	bt_cache_written(vm, CODE_GPA + off, 1);
 	require(!b->valid && !bt_cache_find(vm, CODE_GPA + off, b->gpa2, key),
 		"still there after a write");

@@ -161,7 +161,7 @@ void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *targe
 	e->target = target;
 	e->next_in = target->in;
 	target->in = e;
-	patch_rel32(c->base + e->patch, c->base + target->entry);
+	patch_rel32(c->base + e->patch, c->base + target->entry[e->flags]);
 }
 
 static void unlink_out(struct bt_cache *c, struct bt_exit *e)

@@ -29,10 +29,18 @@ enum bt_exit_kind {
 	EXIT_POLL,     /* as EXIT_NEXT, left because something is pending */
 };
 
+/* Where the arithmetic flags are, at some point of translated code. */
+enum flags_at {
+	FLAGS_HW,   /* EFLAGS */
+	FLAGS_SLOT, /* cpu->flag_slot */
+	FLAGS_DEAD, /* nothing reads them before they are set again */
+	FLAGS_PLACES
+};
+
 /* A way out of a block; translated code hands its address to C. */
 struct bt_exit {
 	uint8_t kind;
-	bool flags_in_slot;
+	uint8_t flags;	   /* enum flags_at */
 	int16_t guest_off; /* of the instruction, from the start of the block's page */
 	int32_t target_off;
 	uint32_t key_bits; /* EXIT_DIRECT: added to the key to find the target */
@@ -71,8 +79,8 @@ struct bt_fault_site {
 /* Host addresses are offsets from the cache's start. */
 struct bt_block {
 	uint64_t gpa,
-	    gpa2;	/* start; page of the second part of a page-crossing instruction, else 0 */
-	uint32_t entry; /* flags in EFLAGS (where live) */
+	    gpa2; /* start; page of the second part of a page-crossing instruction, else 0 */
+	uint32_t entry[FLAGS_PLACES]; /* by where the flags are */
 	uint32_t
 	    jc_entry; /* rip in T0, jump cache index in T1, flags in the slot; 8-byte aligned */
 	uint32_t hot_end, cold_end;

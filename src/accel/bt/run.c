@@ -396,7 +396,7 @@ static void run_blocks(struct bt_cpu *cpu)
 		    (b->key & ~(KEY_PLAIN | KEY_EXACT)) == cpu->key && b->valid && !b->gpa2) {
 			cpu->vbase = cpu->st.rip - b->page_off;
 			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(
-				      cpu, cpu->vm->cache->base + b->entry));
+				      cpu, cpu->vm->cache->base + b->entry[FLAGS_HW]));
 			return;
 		}
 	}
@@ -417,7 +417,7 @@ static void run_one(struct bt_cpu *cpu)
 	prepare(cpu);
 	cpu->vbase = cpu->st.rip - b->page_off;
 	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base +
-									    b->entry));
+									    b->entry[FLAGS_HW]));
 	if (shadow && !cpu->int_shadow)
 		bt_update_key(cpu);
 	if (tf || (cpu->st.dr7 & 0xff))

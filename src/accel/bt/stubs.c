@@ -171,7 +171,7 @@ void bt_stubs_make(struct bt_vm *vm)
 	save_pinned(&o);
 	exit_tail(&o);
 
-	c->miss_exit = (struct bt_exit) { .kind = EXIT_INDIRECT, .flags_in_slot = true };
+	c->miss_exit = (struct bt_exit) { .kind = EXIT_INDIRECT, .flags = FLAGS_SLOT };
 	s->jc_exit = o.p;
 	e_mov_ri64(&o, T1, (uintptr_t)&c->miss_exit);
 	e_jmp(&o, s->exit_slot);

@@ -18,8 +18,6 @@
 
 enum place { IN_BODY, IN_END, IN_SYS };
 
-enum flags_at { FLAGS_HW, FLAGS_SLOT, FLAGS_DEAD };
-
 /* The operation at the end of a memory access; T0 holds the host address. */
 enum mop {
 	MOP_COPY,    /* the instruction itself */
@@ -114,6 +112,7 @@ int64_t tr_target_off(const struct tr *t,
 void tr_find_groups(struct tr *t);
 
 /* tr_copy.c */
+void tr_save_flags(struct out *o);
 void tr_restore_flags(struct out *o);
 void tr_clobber_flags(struct tr *t, unsigned live);
 void tr_want_flags_hw(struct tr *t, unsigned live);
@@ -139,7 +138,7 @@ void tr_set_reg(struct tr *t, unsigned greg, unsigned host);
 
 /* tr_exits.c */
 struct bt_exit *tr_new_exit(struct tr *t, unsigned kind);
-void tr_emit_linkable(struct tr *t, struct out *o, struct bt_exit *e);
+void tr_emit_linkable(struct tr *t, uint8_t *field, struct bt_exit *e);
 void tr_emit_sys(struct tr *t, const struct insn *in);
 void tr_emit_sys_aside(struct tr *t, const struct insn *in);
 void tr_emit_jc_jump(struct tr *t);

@@ -169,17 +169,11 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		/* fails: go on in the variant without groups */
 		uint8_t *field = o->p - 4;
 		struct bt_exit *e = tr_new_exit(t, EXIT_DIRECT);
-		enum flags_at fs = t->fs;
 
-		patch_rel32(field, t->cold.p);
-		if (fs == FLAGS_SLOT && t->live[t->cur]) {
-			tr_restore_flags(&t->cold);
-			t->fs = FLAGS_HW;
-		}
 		e->key_bits = KEY_PLAIN;
 		e->target_off = t->offs[t->cur];
-		tr_emit_linkable(t, &t->cold, e);
-		t->fs = fs;
+		patch_rel32(field, t->cold.p);
+		tr_emit_linkable(t, e_jmp_patchable(&t->cold), e);
 
 		emit_add_host(t);
 		e_store_gs(o, T0, slot);

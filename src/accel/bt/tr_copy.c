@@ -5,10 +5,8 @@
 
 /* ---- flags ---- */
 
-static void save_flags(struct tr *t)
+void tr_save_flags(struct out *o)
 {
-	struct out *o = &t->hot;
-
 	e_mov_rr(o, T1, 0);
 	out8(o, 0x9f);				     /* lahf */
 	out8(o, 0x0f), out8(o, 0x90), out8(o, 0xc0); /* seto al */
@@ -32,7 +30,7 @@ void tr_clobber_flags(struct tr *t, unsigned live)
 	if (t->fs != FLAGS_HW)
 		return;
 	if (live) {
-		save_flags(t);
+		tr_save_flags(&t->hot);
 		t->fs = FLAGS_SLOT;
 	} else {
 		t->fs = FLAGS_DEAD;
@@ -50,7 +48,7 @@ void tr_want_flags_hw(struct tr *t, unsigned live)
 void tr_want_flags_slot(struct tr *t, unsigned live)
 {
 	if (t->fs == FLAGS_HW && live) {
-		save_flags(t);
+		tr_save_flags(&t->hot);
 		t->fs = FLAGS_SLOT;
 	}
 }

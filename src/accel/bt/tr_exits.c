@@ -17,16 +17,17 @@ struct bt_exit *tr_new_exit(struct tr *t, unsigned kind)
 
 static void emit_exit(struct tr *t, struct out *o, struct bt_exit *e)
 {
-	e->flags_in_slot = t->fs != FLAGS_HW;
+	e->flags = t->fs;
 	e_mov_ri64(o, T1, (uintptr_t)e);
 	e_jmp(o, t->fs == FLAGS_HW ? t->cache->stubs.exit_hw : t->cache->stubs.exit_slot);
 }
 
-/* A jump at @o that leads to C through a stub in the cold part until it is linked to its target. */
-void tr_emit_linkable(struct tr *t, struct out *o, struct bt_exit *e)
+/*
+ * The jump with the patchable @field leads to C through a stub in the cold part until it is linked
+ * to its target, to the entry for where the flags are.
+ */
+void tr_emit_linkable(struct tr *t, uint8_t *field, struct bt_exit *e)
 {
-	uint8_t *field = e_jmp_patchable(o);
-
 	e->next_out = t->b->outs;
 	t->b->outs = e;
 	e->patch = field - t->cache->base;
@@ -120,15 +121,33 @@ void tr_emit_goto(struct tr *t, int64_t off)
 		patch_rel32(o->p - 4, t->cold.p);
 		emit_exit(t, &t->cold, e);
 	}
-	tr_want_flags_hw(t, live);
+	if (!live)
+		t->fs = FLAGS_DEAD;
 
 	struct bt_exit *e = tr_new_exit(t, EXIT_DIRECT);
 
 	e->target_off = off;
-	/* EFLAGS hold the live flags (or none are live) */
-	t->fs = t->fs == FLAGS_SLOT ? FLAGS_DEAD : t->fs;
-	tr_emit_linkable(t, o, e);
+	tr_emit_linkable(t, e_jmp_patchable(o), e);
 	t->fs = fs;
+}
+
+/*
+ * A conditional jump to page offset @off, flags in EFLAGS. Return: whether that is a forward one in
+ * the page, which needs no code of its own where it leads.
+ */
+static bool emit_jcc_goto(struct tr *t, unsigned cc, int64_t off)
+{
+	struct bt_exit *e;
+
+	if (t->unlinked || t->cross || off <= t->offs[t->cur] || off >= (int)PAGE_SIZE)
+		return false;
+	e = tr_new_exit(t, EXIT_DIRECT);
+	e->target_off = off;
+	if (!tr_peek_live(t, off))
+		t->fs = FLAGS_DEAD;
+	tr_emit_linkable(t, e_jcc_patchable(&t->hot, cc), e);
+	t->fs = FLAGS_HW;
+	return true;
 }
 
 /* Forward jump over the code that follows; to be bound by bind_short(). */
@@ -144,6 +163,8 @@ static uint8_t *jcc_forward(struct tr *t, unsigned cc)
 void tr_emit_side(struct tr *t, const struct insn *in)
 {
 	tr_want_flags_hw(t, FL_ARITH);
+	if (emit_jcc_goto(t, in->cc, tr_target_off(t, t->cur)))
+		return;
 	t->sides[t->side_count++] =
 	    (struct side) { .field = jcc_forward(t, in->cc), .index = t->cur };
 }
@@ -213,9 +234,11 @@ void tr_emit_end(struct tr *t, const struct insn *in)
 		break;
 	case OP_JCC:
 		tr_want_flags_hw(t, FL_ARITH);
-		over = jcc_forward(t, in->cc ^ 1);
-		tr_emit_goto(t, taken);
-		patch_rel32(over, o->p);
+		if (!emit_jcc_goto(t, in->cc, taken)) {
+			over = jcc_forward(t, in->cc ^ 1);
+			tr_emit_goto(t, taken);
+			patch_rel32(over, o->p);
+		}
 		tr_emit_goto(t, next);
 		break;
 	case OP_JMP:

@@ -111,10 +111,7 @@ void tr_emit_ac(struct tr *t, const struct insn *in)
 					    .disp = CPU_OFF(key),
 					    .imm = set ? (int)KEY_AC : ~(int)KEY_AC,
 					    .imm_size = 1 });
-	tr_want_flags_hw(t, live);
-	if (t->fs == FLAGS_SLOT)
-		t->fs = FLAGS_DEAD;
 	e = tr_new_exit(t, EXIT_DIRECT);
 	e->target_off = t->offs[t->cur + 1];
-	tr_emit_linkable(t, o, e);
+	tr_emit_linkable(t, e_jmp_patchable(o), e);
 }

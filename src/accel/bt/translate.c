@@ -15,8 +15,9 @@
  * flags_at). A TLB check destroys EFLAGS, so before it they are set aside in
  * flag_slot when anything later reads them (liveness runs backwards over the
  * block, and looks a few instructions into successors of the same page).
- * A block is entered directly with its live flags in EFLAGS; through the jump cache
- * with them in the slot.
+ * A block has an entry for each place, and takes them to where its code wants them first; a direct
+ * jump is linked to the entry for the place that its block left them in. The jump cache's have them
+ * in the slot.
  *
  * Groups: accesses of one block through the same unmodified base register (known
  * constants added to it included) whose offsets lie near each other share one
@@ -376,6 +377,29 @@ static void decode_block(struct tr *t, unsigned off, const uint8_t *code2)
 	t->mid[t->count - 1] = false; /* the last one ends the block */
 }
 
+/* Where the block's code wants the flags at its start: what it does first with live ones. */
+static enum flags_at wanted_flags(const struct tr *t)
+{
+	if (!t->live[0])
+		return FLAGS_DEAD;
+	for (unsigned i = 0; i < t->count; i++) {
+		const struct insn *in = &t->insns[i];
+		enum place p = tr_place_of(t, in);
+
+		if (p == IN_SYS)
+			return FLAGS_SLOT;
+		if ((in->flags_read | in->flags_written) & FL_ARITH)
+			return in->mem && in->op != OP_LEA ? FLAGS_SLOT : FLAGS_HW;
+		if (p == IN_END)
+			return in->op == OP_JMP && in->imm > 0 ? FLAGS_HW : FLAGS_SLOT;
+		if ((in->mem && in->op != OP_LEA && in->op != OP_NOP) || in->op == OP_PUSH_REG ||
+		    in->op == OP_PUSH_IMM || in->op == OP_PUSH_RM || in->op == OP_POP_REG ||
+		    in->op == OP_POP_RM || in->op == OP_LEAVE || in->op == OP_PUSHF)
+			return FLAGS_SLOT;
+	}
+	return t->offs[t->count] >= (int)PAGE_SIZE ? FLAGS_SLOT : FLAGS_HW;
+}
+
 /*
  * Where direct jumps enter a block whose instruction crosses the page's end: through the
  * jump cache, since the next page may be another by now.
@@ -384,22 +408,33 @@ static void emit_cross_entry(struct tr *t)
 {
 	struct out *o = &t->hot;
 
-	t->b->entry = o->p - t->cache->base;
+	t->b->entry[FLAGS_HW] = o->p - t->cache->base;
 	t->fs = FLAGS_HW;
 	tr_want_flags_slot(t, t->live[0]);
+	t->b->entry[FLAGS_SLOT] = t->b->entry[FLAGS_DEAD] = o->p - t->cache->base;
 	e_load_gs(o, T0, CPU_OFF(vbase));
 	e_lea(o, t->wide, T0, T0, t->offs[0]);
 	tr_emit_jc_jump(t);
 }
 
-static void emit_jc_entry(struct tr *t)
+static void emit_entries(struct tr *t)
 {
 	struct out *o = &t->hot;
 	uint32_t jc = offsetof(struct bt_cpu, jc) + bt_jc_class(t->key) * sizeof(struct bt_jc);
 	bool cross = t->b->gpa2 && !(t->key & (KEY_ONE | KEY_PLAIN));
+	enum flags_at wanted = cross && t->live[0] ? FLAGS_HW : wanted_flags(t);
+	uint32_t *entry = t->b->entry;
+	uint8_t *body = NULL;
 
-	if (cross)
+	if (cross) {
 		emit_cross_entry(t);
+	} else if (wanted == FLAGS_SLOT) {
+		entry[FLAGS_HW] = o->p - t->cache->base;
+		tr_save_flags(o);
+		out8(o, 0xe9);
+		o->p += 4;
+		body = o->p - 4;
+	}
 	while ((uintptr_t)o->p & 15)
 		out8(o, 0xcc);
 	t->b->jc_entry = o->p - t->cache->base;
@@ -412,10 +447,18 @@ static void emit_jc_entry(struct tr *t)
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	e_lea(o, true, T0, T0, -t->offs[0]);
 	e_store_gs(o, T0, CPU_OFF(vbase));
-	if (t->live[0])
-		tr_restore_flags(o);
+	t->fs = wanted == FLAGS_SLOT ? FLAGS_SLOT : FLAGS_HW;
 	if (!cross)
-		t->b->entry = o->p - t->cache->base;
+		entry[FLAGS_SLOT] = o->p - t->cache->base;
+	if (body)
+		patch_rel32(body, o->p);
+	if (wanted == FLAGS_HW)
+		tr_restore_flags(o);
+	if (!cross) {
+		entry[FLAGS_DEAD] = o->p - t->cache->base;
+		if (wanted != FLAGS_SLOT)
+			entry[FLAGS_HW] = entry[FLAGS_DEAD];
+	}
 }
 
 struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, const uint8_t *code,
@@ -452,8 +495,7 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 		b->gpa2 = gpa2;
 	analyse(t);
 	tr_find_groups(t);
-	emit_jc_entry(t);
-	t->fs = FLAGS_HW;
+	emit_entries(t);
 	for (t->cur = 0; t->cur < t->count; t->cur++) {
 		const struct insn *in = &t->insns[t->cur];
 
