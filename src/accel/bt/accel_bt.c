@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The translator as an accelerator: accel.h's interface, the local APICs' callbacks, time. */
+#include <linux/membarrier.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -216,7 +217,10 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	vm->opt_nolink = has_word(cfg->debug, "nolink");
 	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
 	vm->opt_noside = has_word(cfg->debug, "noside");
+	vm->opt_nofast = has_word(cfg->debug, "nofast");
 	vm->opt_stats = has_word(cfg->debug, "stats");
+	vm->membarrier =
+	    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->exclusive, NULL);
 	r = bt_cpuid_init(err);

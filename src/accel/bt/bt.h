@@ -139,6 +139,10 @@ enum {
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 #define TLB_FRESH 256
+#define TLB_STATICS 256
+#define TLB_STATIC_BYTES 64
+#define TLB_STATIC_NONE 0x8000000000000001ull
+#define TLB_STACK_SIZES 3 /* of accesses: up to 64, 256 and 1024 bytes */
 enum { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_CLASSES };
 
 /*
@@ -150,6 +154,20 @@ struct bt_tlb {
 	uint64_t read[TLB_SIZE];  /* page-aligned linear address */
 	uint64_t write[TLB_SIZE]; /* only when writable, dirty, RAM and without translated code */
 	uint64_t host[TLB_SIZE];  /* host address of the page */
+	/*
+	 * The page that the stack pointer pointed to lately, if its write tag stands: an access of
+	 * up to N bytes is there when (address ^ stack_tag) < stack_limit[] of the size that N fits
+	 * in. All limits are 0 when there is no such page.
+	 */
+	uint64_t stack_tag, stack_host;
+	uint64_t stack_limit[TLB_STACK_SIZES];
+	/*
+	 * Addresses that an instruction has for itself (relative to rip, or a constant from fs or
+	 * gs), for reads and for writes: host[] is good for TLB_STATIC_BYTES from the address on.
+	 * TLB_STATIC_NONE in empty ones, which no such address can be.
+	 */
+	uint64_t static_la[2][TLB_STATICS], static_host[2][TLB_STATICS];
+	uint64_t static_used;	  /* some are not empty */
 	uint8_t global[TLB_SIZE]; /* C only */
 	uint64_t large_lo,
 	    large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
@@ -309,7 +327,8 @@ struct bt_vm {
 	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
-	bool opt_nolink, opt_nogroup, opt_noside, opt_stats;
+	bool opt_nolink, opt_nogroup, opt_noside, opt_nofast, opt_stats;
+	bool membarrier; /* the host has it, see own_page() */
 };
 
 /* ---- run.c ---- */
@@ -409,6 +428,10 @@ void bt_fpu_check(struct bt_cpu *cpu, const struct insn *in);
 
 /** bt_insn_hidden() - whether the guest's CPUID hides the feature @in needs (then it is #UD) */
 bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in);
+
+/** bt_host_has() - whether the host has a feature (FEAT_*) and the guest may see it; after
+ * bt_cpuid_init() */
+bool bt_host_has(unsigned feature);
 
 /** bt_deliver() - deliver cpu->exc (already taken by the caller into its fields) through the IDT;
  * may raise again */

@@ -42,6 +42,7 @@ int bt_cache_new(struct bt_vm *vm, size_t bytes, struct err *err)
 	vm->mem->written = note_write;
 	vm->mem->written_arg = vm;
 	c->hot = c->base;
+	c->rorx = bt_host_has(FEAT_BMI2);
 	bt_stubs_make(vm);
 	c->hot_start = c->hot;
 	c->cold_start = c->cold = c->base + c->hot_size;

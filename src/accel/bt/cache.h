@@ -104,7 +104,9 @@ struct bt_stubs {
 	    *jc_miss[JC_CLASSES];     /* and T1: index that missed; looks beside it, then leaves */
 	const uint8_t *slow, *commit; /* called; T0: address, T1: struct bt_access */
 	const uint8_t *seg, *check;
-	const uint8_t *landing; /* where the signal handler sends a faulting thread */
+	const uint8_t
+	    *stack_page[TLB_CLASSES]; /* called; T1: TLB slot of a write tag that hit; keeps T0 */
+	const uint8_t *landing;	      /* where the signal handler sends a faulting thread */
 };
 
 /* Bounds of one block: host code, slow paths, records. tests/fuzz/fuzz_bt_translate.c holds them.
@@ -129,6 +131,8 @@ struct bt_cache {
 	size_t page_count;
 	struct bt_stubs stubs;
 	struct bt_exit miss_exit;
+	bool rorx;	      /* the host has BMI2 */
+	unsigned next_static; /* entry of static_la[] for the next instruction that has one */
 	uint64_t stat_blocks, stat_flushes, stat_invalidated, stat_guest_bytes;
 };
 

@@ -203,6 +203,20 @@ void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n)
 				    .imm_size = 1 });
 }
 
+void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n)
+{
+	enc_emit(o, &(struct enc) { .vex = true,
+				    .vex_pp = 3,
+				    .map = 3,
+				    .w = true,
+				    .opcode = 0xf0,
+				    .reg = dst,
+				    .kind = RM_REG,
+				    .rm = src,
+				    .imm = n,
+				    .imm_size = 1 });
+}
+
 void e_jmp_gs8(struct out *o, unsigned index, int32_t off)
 {
 	enc_emit(o,

@@ -87,6 +87,7 @@ void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp);
 void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale,
 	       int32_t disp);
 void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n); /* 4 shl, 5 shr */
+void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n);	     /* BMI2; keeps flags */
 void e_jmp_gs8(struct out *o, unsigned index, int32_t off); /* jmp gs:[index * 8 + off] */
 void e_jmp(struct out *o, const void *target);
 void e_call(struct out *o, const void *target);

@@ -251,7 +251,9 @@ uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind ki
 		}
 		t->read[i] = page;
 		if (w.write) {
-			__atomic_store_n(&t->write[i], page, __ATOMIC_SEQ_CST);
+			/* the other side, own_page(), makes the CPU keep this order */
+			__atomic_store_n(&t->write[i], page, __ATOMIC_RELAXED);
+			__atomic_signal_fence(__ATOMIC_SEQ_CST);
 			if (bt_is_code(cpu, w.gpa))
 				t->write[i] = ~page;
 		}

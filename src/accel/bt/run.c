@@ -7,6 +7,7 @@
  * stand still (bt_exclusive_begin) waits until each is at one (in_code false).
  */
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/syscall.h>
 
@@ -161,6 +162,11 @@ static uint64_t code_linear(const struct bt_cpu *cpu)
 	return bt_64bit(cpu) ? cpu->st.rip : (uint32_t)(cpu->st.segs[SEG_CS].base + cpu->st.rip);
 }
 
+/*
+ * Take away what lets a vCPU write to the page at @host, or only look whether it has something.
+ * Order: what translated code copies a tag to is looked at after the tags, so that a copy of one
+ * that was replaced meanwhile is seen.
+ */
 static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, bool only_look)
 {
 	bool found = false;
@@ -176,6 +182,26 @@ static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, bool only_look)
 				t->write[i] = ~t->write[i];
 		}
 	}
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	for (unsigned k = 0; k < TLB_CLASSES; k++) {
+		struct bt_tlb *t = &cpu->tlb[k];
+
+		if (t->stack_limit[0] && t->stack_host == host) {
+			found = true;
+			for (unsigned i = 0; i < TLB_STACK_SIZES && !only_look; i++)
+				t->stack_limit[i] = 0;
+		}
+		for (unsigned i = 0; i < TLB_STATICS && t->static_used; i++) {
+			if ((t->static_host[1][i] & ~0xfffull) != host)
+				continue;
+			found = true;
+			if (!only_look)
+				t->static_la[1][i] = TLB_STATIC_NONE;
+		}
+	}
+	/* host addresses that the block which runs may still use */
+	for (unsigned i = 0; i < BT_GROUP_SLOTS; i++)
+		found |= (cpu->group[i] & ~0xfffull) == host;
 	return found;
 }
 
@@ -193,6 +219,10 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 		return true;
 	__atomic_store_n(&vm->mem->code_map[page], 1, __ATOMIC_SEQ_CST);
 	drop_write_tags(cpu, (uintptr_t)host, false);
+	/* pairs with the order of tag and code_map in bt_page_in() */
+	if (vm->count > 1)
+		others = !vm->membarrier ||
+			 syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) < 0;
 	for (unsigned i = 0; i < vm->count && !others; i++)
 		if (vm->cpus[i] && vm->cpus[i] != cpu)
 			others = drop_write_tags(vm->cpus[i], (uintptr_t)host, true);

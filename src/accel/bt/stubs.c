@@ -215,6 +215,22 @@ void bt_stubs_make(struct bt_vm *vm)
 	s->check = make_call(&o, bt_slow_check);
 	s->commit = make_commit(&o);
 
+	for (unsigned k = 0; k < TLB_CLASSES; k++) {
+		int32_t tlb = offsetof(struct bt_cpu, tlb) + k * sizeof(struct bt_tlb);
+
+		s->stack_page[k] = o.p;
+		e_store_gs(&o, T1, CPU_OFF(spill[2]));
+		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, write));
+		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_tag));
+		e_load_gs(&o, T1, CPU_OFF(spill[2]));
+		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, host));
+		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_host));
+		for (unsigned i = 0; i < TLB_STACK_SIZES; i++)
+			e_mov_gs_imm32(&o, tlb + offsetof(struct bt_tlb, stack_limit) + 8 * i,
+				       PAGE_SIZE - (64u << 2 * i) + 1);
+		out8(&o, 0xc3);
+	}
+
 	s->landing = o.p;
 	c_call(&o, bt_landing);
 	out8(&o, 0x0f), out8(&o, 0x0b);

@@ -222,6 +222,11 @@ uint32_t sys_signature(void)
 	return host.signature;
 }
 
+bool bt_host_has(unsigned feature)
+{
+	return host.features >> feature & 1;
+}
+
 bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in)
 {
 	return !(host.features >> in->feature & 1);

@@ -2,8 +2,23 @@
 /* Flushing the software TLBs, the instruction TLB and the jump caches. */
 #include "accel/bt/cache.h"
 
+/* Forget the places that are reached without the tags. */
+static void flush_fast(struct bt_tlb *t)
+{
+	for (unsigned i = 0; i < TLB_STACK_SIZES; i++)
+		t->stack_limit[i] = 0;
+	if (!t->static_used)
+		return;
+	for (unsigned w = 0; w < 2; w++)
+		for (unsigned i = 0; i < TLB_STATICS; i++)
+			t->static_la[w][i] = TLB_STATIC_NONE;
+	t->static_used = 0;
+}
+
 static void flush_class(struct bt_tlb *t)
 {
+	t->static_used = 1; /* at the start they are not even empty */
+	flush_fast(t);
 	bt_fill(t->read, 0xff, sizeof(t->read));
 	bt_fill(t->write, 0xff, sizeof(t->write));
 	/* ~0 is an invalid tag in every slot but the last, where it would match the last page */
@@ -22,6 +37,8 @@ static void flush_fresh(struct bt_tlb *t, bool user)
 
 	bool all = t->fresh_count > TLB_FRESH;
 
+	if (t->fresh_count) /* else all that was filled is global */
+		flush_fast(t);
 	for (unsigned k = 0, n = all ? TLB_SIZE : t->fresh_count; k < n; k++) {
 		unsigned i = all ? k : t->fresh[k];
 
@@ -103,6 +120,7 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 	for (unsigned k = 0; k < TLB_CLASSES; k++) {
 		struct bt_tlb *t = &cpu->tlb[k];
 
+		flush_fast(t);
 		if (la >= t->large_lo && la < t->large_hi)
 			flush_class(t);
 		else if (t->read[i] == page || t->write[i] == page)

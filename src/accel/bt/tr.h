@@ -52,8 +52,25 @@ struct side {
 	unsigned index; /* of the instruction */
 };
 
+/*
+ * How an access finds its page: in the TLB or, before that, in a place that needs no index: the
+ * page of the stack pointer, or an entry of the instruction's own when its address is always the
+ * same.
+ */
+enum probe_kind { PROBE_TLB, PROBE_STACK, PROBE_STATIC };
+
+struct probe {
+	uint8_t kind;  /* enum probe_kind */
+	uint8_t limit; /* PROBE_STACK: of stack_limit[] */
+	bool write;
+	uint16_t size;
+	uint16_t entry; /* PROBE_STATIC: of static_la[] */
+	uint8_t *jump;	/* rel32 field in hot code: not found */
+	uint8_t *found; /* in hot code: T0 holds the host address */
+};
+
 struct cold_entry {
-	uint8_t *jump; /* rel32 field in hot code */
+	struct probe probe;
 	uint8_t *back;
 	const struct insn *in;
 	struct bt_access *access;
@@ -62,7 +79,6 @@ struct cold_entry {
 	uint8_t mop, size;
 	bool restore, write;
 	bool flags_in_slot; /* before the operation, for fault sites */
-	uint32_t tag_off;
 };
 
 struct tr {

@@ -2,6 +2,9 @@
 /* Memory access: the check, its slow path, grouped accesses, stack operations; see translate.c. */
 #include "accel/bt/tr.h"
 
+/* an operand whose address may be anything */
+static const struct insn no_operand = { .base = INSN_NO_REG, .index = INSN_NO_REG };
+
 static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 {
 	bool w = c->size == 8;
@@ -51,40 +54,171 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		e_lea(o, w, HOST_GUEST_RSP, HOST_GUEST_RSP, -(int)c->size);
 }
 
-/* T1 <- slot of T0 (linear address), T0 <- offset in its page if the TLB has it; then the compare.
- * Returns the tag's place. */
-static uint32_t emit_check(struct tr *t, unsigned size, bool write)
-{
-	struct out *o = &t->hot;
-	uint32_t base = offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb);
-	uint32_t tag =
-	    base + (write ? offsetof(struct bt_tlb, write) : offsetof(struct bt_tlb, read));
+/* ---- finding the page ---- */
 
-	e_mov_rr(o, T1, T0);
-	e_shift_i(o, true, 5, T1, PAGE_SHIFT);
+static int32_t tlb_off(const struct tr *t)
+{
+	return offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb);
+}
+
+#define TLB_OFF(t, member) (tlb_off(t) + (int32_t)offsetof(struct bt_tlb, member))
+
+static int32_t tag_off(const struct tr *t, const struct probe *p)
+{
+	return p->write ? TLB_OFF(t, write) : TLB_OFF(t, read);
+}
+
+static int32_t static_off(const struct tr *t, const struct probe *p, bool host)
+{
+	return (host ? TLB_OFF(t, static_host) : TLB_OFF(t, static_la)) +
+	       8 * (p->write * TLB_STATICS + p->entry);
+}
+
+static uint8_t *jcc_field(struct out *o, unsigned cc)
+{
+	out8(o, 0x0f), out8(o, 0x80 | cc);
+	o->p += 4;
+	return o->p - 4;
+}
+
+/* T0: linear address; becomes the host address. Returns the field of the jump that is taken when
+ * the TLB does not have it: then T1 is the slot, and T0 what emit_undo() turns back. */
+static uint8_t *emit_tlb(struct tr *t, struct out *o, const struct probe *p)
+{
+	uint8_t *miss;
+
+	if (t->cache->rorx) {
+		e_rorx_i(o, T1, T0, PAGE_SHIFT);
+	} else {
+		e_mov_rr(o, T1, T0);
+		e_shift_i(o, true, 5, T1, PAGE_SHIFT);
+	}
 	e_ri(o, false, 4, T1, TLB_SIZE - 1);
-	e_rgs8(o, true, 0x33, T0, T1, tag); /* xor T0, gs:[T1*8 + tag] */
+	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p)); /* xor T0, gs:[T1*8 + tag] */
 	if (t->key & KEY_ALIGN) {
 		out8(o, 0xe9);
+		o->p += 4;
+		miss = o->p - 4;
 	} else {
 		enc_emit(o, &(struct enc) { .w = true,
 					    .opcode = 0x81,
 					    .reg = 7,
 					    .kind = RM_REG,
 					    .rm = T0,
-					    .imm = PAGE_SIZE - size,
+					    .imm = PAGE_SIZE - p->size,
 					    .imm_size = 4 });
-		out8(o, 0x0f), out8(o, 0x87); /* ja */
+		miss = jcc_field(o, 7);
 	}
-	o->p += 4;
-	return tag;
+	e_rgs8(o, true, 0x03, T0, T1, TLB_OFF(t, host));
+	return miss;
 }
 
-static void emit_add_host(struct tr *t)
+static void emit_undo(struct tr *t, struct out *o, const struct probe *p)
 {
-	e_rgs8(&t->hot, true, 0x03, T0, T1,
-	       offsetof(struct bt_cpu, tlb) + bt_key_tlb(t->key) * sizeof(struct bt_tlb) +
-		   offsetof(struct bt_tlb, host));
+	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p));
+}
+
+static bool wants_static(const struct tr *t, const struct insn *in, unsigned size)
+{
+	int64_t off = t->offs[t->cur + 1] + in->disp;
+
+	if (!in->mem || in->index != INSN_NO_REG || in->addrsize != 8 || size > TLB_STATIC_BYTES)
+		return false;
+	if (in->base == INSN_RIP_REL)
+		return off == (int32_t)off;
+	return in->base == INSN_NO_REG && in->op != OP_MOV_MOFFS_LOAD &&
+	       in->op != OP_MOV_MOFFS_STORE && in->disp == (int32_t)in->disp;
+}
+
+/* How to find the page of a @size bytes access: of @in's operand, or (NULL) of a push or pop. */
+static struct probe choose_probe(struct tr *t, const struct insn *in, unsigned size, bool write)
+{
+	struct probe p = { .kind = PROBE_TLB, .write = write, .size = size };
+
+	if (!t->wide || t->vm->opt_nofast || (t->key & (KEY_ALIGN | KEY_ONE)))
+		return p;
+	if (!in || (in->base == REG_RSP && in->index == INSN_NO_REG && in->addrsize == 8 &&
+		    in->seg != SEG_FS && in->seg != SEG_GS)) {
+		while (p.limit < TLB_STACK_SIZES && size > 64u << 2 * p.limit)
+			p.limit++;
+		if (p.limit < TLB_STACK_SIZES)
+			p.kind = PROBE_STACK;
+	} else if (wants_static(t, in, size)) {
+		p.kind = PROBE_STATIC;
+		p.entry = t->cache->next_static++ % TLB_STATICS;
+	}
+	return p;
+}
+
+/* T0: linear address; becomes the host address, or hot code is left at p->jump. */
+static void emit_probe(struct tr *t, struct probe *p)
+{
+	struct out *o = &t->hot;
+
+	switch ((enum probe_kind)p->kind) {
+	case PROBE_TLB:
+		p->jump = emit_tlb(t, o, p);
+		break;
+	case PROBE_STACK:
+		e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
+		e_rgs(o, true, 0x3b, T0, TLB_OFF(t, stack_limit) + 8 * p->limit);
+		p->jump = jcc_field(o, 3);
+		e_rgs(o, true, 0x03, T0, TLB_OFF(t, stack_host));
+		break;
+	case PROBE_STATIC:
+		e_rgs(o, true, 0x3b, T0, static_off(t, p, false));
+		p->jump = jcc_field(o, 5);
+		e_load_gs(o, T0, static_off(t, p, true));
+		break;
+	}
+	p->found = o->p;
+}
+
+/* Enter what was found into the instruction's own entry; T0: host address. */
+static void emit_static_fill(struct tr *t, struct out *o, const struct probe *p,
+			     const struct insn *in)
+{
+	e_rr(o, false, 0x8b, T1, T0);
+	e_ri(o, false, 4, T1, PAGE_SIZE - 1);
+	e_ri(o, false, 7, T1, PAGE_SIZE - TLB_STATIC_BYTES);
+	e_jcc(o, 7, p->found);
+	if (in->base == INSN_RIP_REL) {
+		e_load_gs(o, T1, CPU_OFF(vbase));
+		e_lea(o, true, T1, T1, t->offs[t->cur + 1] + (int32_t)in->disp);
+	} else {
+		e_mov_ri64(o, T1, in->disp);
+	}
+	if (in->seg == SEG_FS || in->seg == SEG_GS)
+		e_rgs(o, true, 0x03, T1,
+		      in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
+					: CPU_OFF(st.segs[SEG_GS].base));
+	e_store_gs(o, T1, static_off(t, p, false));
+	e_store_gs(o, T0, static_off(t, p, true));
+	e_mov_gs_imm32(o, TLB_OFF(t, static_used), 1);
+}
+
+/*
+ * The cold side of a probe, up to where C must help: the linear address is in T0 there. Only the
+ * kinds that look elsewhere first have the TLB here.
+ */
+static void emit_probe_cold(struct tr *t, struct out *o, const struct probe *p,
+			    const struct insn *in)
+{
+	uint8_t *miss;
+
+	patch_rel32(p->jump, o->p);
+	if (p->kind != PROBE_TLB) {
+		if (p->kind == PROBE_STACK)
+			e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
+		miss = emit_tlb(t, o, p);
+		if (p->kind == PROBE_STATIC)
+			emit_static_fill(t, o, p, in);
+		else if (p->write)
+			e_call(o, t->cache->stubs.stack_page[bt_key_tlb(t->key)]);
+		e_jmp(o, p->found);
+		patch_rel32(miss, o->p);
+	}
+	emit_undo(t, o, p);
 }
 
 /*
@@ -96,19 +230,18 @@ static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a
 {
 	bool write = a->write & MEM_WRITE;
 	struct cold_entry *c = &t->colds[t->cold_count++];
-	uint32_t tag = emit_check(t, a->size, write);
 
-	*c = (struct cold_entry) { .jump = t->hot.p - 4,
+	*c = (struct cold_entry) { .probe = choose_probe(t, mop == MOP_BITTEST ? &no_operand : in,
+							 a->size, write),
 				   .in = in,
 				   .access = a,
 				   .arg = arg,
 				   .mop = mop,
 				   .restore = restore,
 				   .write = write,
-				   .tag_off = tag,
 				   .flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 	c->size = t->wide ? 8 : 4;
-	emit_add_host(t);
+	emit_probe(t, &c->probe);
 	emit_mop(t, &t->hot, c);
 	c->back = t->hot.p;
 }
@@ -120,12 +253,11 @@ void tr_emit_colds(struct tr *t)
 	for (unsigned i = 0; i < t->cold_count; i++) {
 		struct cold_entry *c = &t->colds[i];
 
-		patch_rel32(c->jump, o->p);
-		e_rgs8(o, true, 0x33, T0, T1, c->tag_off);
-		e_mov_ri64(o, T1, (uintptr_t)c->access);
-		e_call(o, t->cache->stubs.slow);
 		for (t->cur = 0; t->offs[t->cur] != c->access->guest_off;)
 			t->cur++;
+		emit_probe_cold(t, o, &c->probe, c->in);
+		e_mov_ri64(o, T1, (uintptr_t)c->access);
+		e_call(o, t->cache->stubs.slow);
 		emit_mop(t, o, c);
 		if (c->write) {
 			e_mov_ri64(o, T1, (uintptr_t)c->access);
@@ -164,19 +296,20 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		} else {
 			e_lea(o, true, T0, base_host, disp + m->to_lo);
 		}
-		emit_check(t, g->hi - g->lo, g->write);
 
-		/* fails: go on in the variant without groups */
-		uint8_t *field = o->p - 4;
+		struct probe p = choose_probe(t, g->base == REG_RSP ? NULL : &no_operand,
+					      g->hi - g->lo, g->write);
+
+		emit_probe(t, &p);
+		e_store_gs(o, T0, slot);
+
+		/* not found: go on in the variant without groups */
 		struct bt_exit *e = tr_new_exit(t, EXIT_DIRECT);
 
 		e->key_bits = KEY_PLAIN;
 		e->target_off = t->offs[t->cur];
-		patch_rel32(field, t->cold.p);
+		emit_probe_cold(t, &t->cold, &p, NULL);
 		tr_emit_linkable(t, e_jmp_patchable(&t->cold), e);
-
-		emit_add_host(t);
-		e_store_gs(o, T0, slot);
 	} else {
 		e_load_gs(o, T0, slot);
 	}
