@@ -182,19 +182,27 @@ struct bt_tlb {
 /*
  * ---- jump cache: guest rip to translated block, one table per class of key ----
  *
- * Two-way: an entry stands in its slot or, when a newer one took that, in the slot beside it
- * (index ^ 1), never in both. Jumps look at the slot, the miss stub at its neighbour.
+ * Two-way: an entry stands in its place or, when a newer one took that, in the place beside it
+ * (the other of a pair), never in both. Jumps look at the place, the miss stub at its neighbour.
+ *
+ * The place depends on the class's generation: rip's hash plus jc_gen. So entries of another generation are never
+ * found, as long as the two differ modulo the table's size, and a table is emptied by counting the generation
+ * up; only when that comes round is it really emptied.
  */
 
-#define JC_BITS 14
+#define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
-#define JC_PAGES 65536
+#define JC_MASK (2 * JC_SIZE - 2) /* of an index: twice the number of the place, as the scale of 8 needs it */
+#define JC_GENERATION 4		  /* keeps pairs together */
+#define JC_PAGES 16384
 #define FIND_SIZE 32768
 enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
 
 struct bt_jc {
-	uint64_t rip[JC_SIZE];
-	void *code[JC_SIZE]; /* entry that checks rip[]; empty slots go to the miss stub */
+	struct {
+		void *code; /* entry that checks rip; empty places go to the miss stub */
+		uint64_t rip;
+	} at[JC_SIZE];
 };
 
 /* Instruction translations of C code, indexed by page. */
@@ -233,6 +241,7 @@ struct bt_cpu {
 	    aligned(4096))); /* stands in for memory that has no plain host address */
 	struct bt_tlb tlb[TLB_CLASSES];
 	struct bt_jc jc[JC_CLASSES];
+	uint32_t jc_gen[JC_CLASSES];
 
 	/* C only */
 	struct bt_itlb itlb[2][ITLB_SIZE];     /* by CPL 3 or not */

@@ -95,7 +95,7 @@ struct bt_block {
 
 struct bt_stubs {
 	/* C calls these */
-	const struct bt_exit *(*enter_jc)(struct bt_cpu *cpu, uint64_t jc_off);
+	const struct bt_exit *(*enter_jc)(struct bt_cpu *cpu, const void *code, uint64_t index);
 	const struct bt_exit *(*enter_at)(struct bt_cpu *cpu, const void *code);
 	/* translated code jumps or calls these */
 	const uint8_t *exit_hw, *exit_slot; /* T1: struct bt_exit */
@@ -242,16 +242,10 @@ static inline unsigned bt_jc_class(uint32_t key)
 	}
 }
 
-static inline unsigned bt_jc_index(uint64_t rip)
+/** bt_jc_index() - twice the number of @rip's place; the same in tr_emit_jc_jump() */
+static inline unsigned bt_jc_index(const struct bt_cpu *cpu, unsigned class, uint64_t rip)
 {
-	return (rip ^ rip >> JC_BITS) & (JC_SIZE - 1);
-}
-
-/** bt_jc_invalid() - a tag for an empty slot: a rip that is looked for in neither it nor the one
- * beside */
-static inline uint64_t bt_jc_invalid(unsigned index)
-{
-	return index < 2 ? 2 : 0;
+	return ((uint32_t)rip + cpu->jc_gen[class]) & JC_MASK;
 }
 
 static inline unsigned bt_key_tlb(uint32_t key)

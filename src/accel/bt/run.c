@@ -316,21 +316,20 @@ again:
 
 static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 {
-	unsigned class = bt_jc_class(b->key), i = bt_jc_index(cpu->st.rip);
+	unsigned class = bt_jc_class(b->key), place = bt_jc_index(cpu, class, cpu->st.rip) / 2;
 
 	if (b->key & (KEY_ONE | KEY_PLAIN))
 		return;
 	struct bt_jc *jc = &cpu->jc[class];
-	unsigned beside = i ^ 1;
+	unsigned beside = place ^ 1;
+	uint64_t was = jc->at[place].rip;
 
-	if (jc->rip[i] != cpu->st.rip && bt_jc_index(jc->rip[i]) == i) {
-		jc->rip[beside] = jc->rip[i];
-		jc->code[beside] = jc->code[i];
-	} else if (jc->rip[beside] == cpu->st.rip) {
-		jc->rip[beside] = bt_jc_invalid(beside);
-	}
-	jc->rip[i] = cpu->st.rip;
-	jc->code[i] = cpu->vm->cache->base + b->jc_entry;
+	if (was != cpu->st.rip && bt_jc_index(cpu, class, was) / 2 == place)
+		jc->at[beside] = jc->at[place];
+	else if (jc->at[beside].rip == cpu->st.rip)
+		jc->at[beside].rip = ~cpu->st.rip;
+	jc->at[place].rip = cpu->st.rip;
+	jc->at[place].code = cpu->vm->cache->base + b->jc_entry;
 	cpu->jc_used |= 1u << class;
 
 	unsigned group = class != JC_USER64 && class != JC_USER32;
@@ -430,9 +429,11 @@ static void run_blocks(struct bt_cpu *cpu)
 			return;
 		}
 	}
+
+	unsigned index = bt_jc_index(cpu, class, cpu->st.rip);
+
 	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_jc(
-		      cpu, offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc) +
-			       offsetof(struct bt_jc, code)));
+		      cpu, cpu->jc[class].at[index / 2].code, index));
 }
 
 static void run_one(struct bt_cpu *cpu)

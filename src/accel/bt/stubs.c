@@ -179,14 +179,14 @@ void bt_stubs_make(struct bt_vm *vm)
 		uint32_t jc = offsetof(struct bt_cpu, jc) + k * sizeof(struct bt_jc);
 
 		/*
-		 * Ends: an entry stands in one slot only, so when the one beside matches but leads
-		 * back here (its block was dropped), the slot beside that does not match.
+		 * Ends: the two of a pair never have the same rip, so when the one beside matches but leads
+		 * back here (its block was dropped, or it is empty), the one beside that does not match.
 		 */
 		s->jc_miss[k] = o.p;
-		e_ri(&o, false, 6, T1, 1);
-		e_rgs8(&o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
+		e_ri(&o, false, 6, T1, 2);
+		e_rgs8(&o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
 		e_jcc(&o, 5, s->jc_exit);
-		e_jmp_gs8(&o, T1, jc + offsetof(struct bt_jc, code));
+		e_jmp_gs8(&o, T1, jc + offsetof(struct bt_jc, at[0].code));
 	}
 
 	/* enter_at(cpu, code): direct entry, flags from the slot */
@@ -196,17 +196,12 @@ void bt_stubs_make(struct bt_vm *vm)
 	load_state(&o);
 	out8(&o, 0x41), out8(&o, 0xff), out8(&o, 0xe3); /* jmp r11 */
 
-	/* enter_jc(cpu, offset of the jump cache's code[]): by st.rip, flags stay in the slot */
+	/* enter_jc(cpu, what the jump cache has for st.rip, its index): flags stay in the slot */
 	s->enter_jc = (void *)o.p;
 	enter_prologue(&o);
 	e_load_gs(&o, T0, CPU_OFF(st.rip));
-	e_mov_rr(&o, T1, T0);
-	e_shift_i(&o, true, 5, T1, JC_BITS);
-	e_rr(&o, false, 0x33, T1, T0);
-	e_ri(&o, false, 4, T1, JC_SIZE - 1);
-	/* mov rax, gs:[rsi + r11*8] */
-	out8(&o, 0x65), out8(&o, 0x4a), out8(&o, 0x8b), out8(&o, 0x04), out8(&o, 0xde);
-	e_rm(&o, true, 0x89, 0, 4, 0); /* mov [rsp], rax */
+	e_mov_rr(&o, T1, 2);
+	e_rm(&o, true, 0x89, 6, 4, 0); /* mov [rsp], rsi */
 	load_pinned(&o);
 	out8(&o, 0xff), out8(&o, 0x24), out8(&o, 0x24); /* jmp [rsp] */
 

@@ -62,6 +62,15 @@ static void itlb_clear(struct bt_cpu *cpu, bool global)
 
 #define JC_USER_CLASSES (1u << JC_USER64 | 1u << JC_USER32)
 
+/* Nothing is found in an empty table: code leads to the miss stub, and the two of a pair differ. */
+static void jc_empty(struct bt_cpu *cpu, unsigned class)
+{
+	for (unsigned i = 0; i < JC_SIZE; i++) {
+		cpu->jc[class].at[i].code = (void *)cpu->vm->cache->stubs.jc_miss[class];
+		cpu->jc[class].at[i].rip = i & 1;
+	}
+}
+
 void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 {
 	mask &= cpu->jc_used;
@@ -75,9 +84,9 @@ void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 	for (unsigned i = 0; i < JC_CLASSES; i++) {
 		if (!(mask & 1u << i))
 			continue;
-		bt_fill(cpu->jc[i].rip, 0, sizeof(cpu->jc[i].rip));
-		cpu->jc[i].rip[0] = bt_jc_invalid(0);
-		cpu->jc[i].rip[1] = bt_jc_invalid(1);
+		cpu->jc_gen[i] += JC_GENERATION;
+		if (!(cpu->jc_gen[i] & JC_MASK))
+			jc_empty(cpu, i);
 	}
 	cpu->jc_used &= ~mask;
 	cpu->jc_nonglobal &= ~mask;
@@ -85,12 +94,10 @@ void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 
 void bt_jc_forget(struct bt_cpu *cpu)
 {
-	cpu->jc_used = ~0u;
-	bt_jc_clear(cpu, ~0u);
-	/* a stale tag only misses, but a stale entry would be jumped to */
 	for (unsigned k = 0; k < JC_CLASSES; k++)
-		for (unsigned i = 0; i < JC_SIZE; i++)
-			cpu->jc[k].code[i] = (void *)cpu->vm->cache->stubs.jc_miss[k];
+		jc_empty(cpu, k);
+	bt_fill(cpu->jc_pages, 0, sizeof(cpu->jc_pages));
+	cpu->jc_used = cpu->jc_nonglobal = 0;
 	bt_fill(cpu->find, 0, sizeof(cpu->find));
 }
 

@@ -62,17 +62,17 @@ void tr_emit_sys_aside(struct tr *t, const struct insn *in)
 void tr_emit_jc_jump(struct tr *t)
 {
 	struct out *o = &t->hot;
-	uint32_t jc = offsetof(struct bt_cpu, jc) + bt_jc_class(t->key) * sizeof(struct bt_jc);
+	unsigned class = bt_jc_class(t->key);
+	uint32_t jc = offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc);
 
 	if (t->key & KEY_ONE) {
 		e_jmp(o, t->cache->stubs.jc_exit);
 		return;
 	}
-	e_mov_rr(o, T1, T0);
-	e_shift_i(o, true, 5, T1, JC_BITS);
-	e_rr(o, false, 0x33, T1, T0);
-	e_ri(o, false, 4, T1, JC_SIZE - 1);
-	e_jmp_gs8(o, T1, jc + offsetof(struct bt_jc, code));
+	e_rgs(o, false, 0x8b, T1, CPU_OFF(jc_gen) + 4 * (int)class);
+	e_lea_sib(o, false, T1, T1, T0, 1, 0);
+	e_ri(o, false, 4, T1, JC_MASK);
+	e_jmp_gs8(o, T1, jc + offsetof(struct bt_jc, at[0].code));
 }
 
 /* Go on at page offset @off, which may be outside the page. */

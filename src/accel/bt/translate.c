@@ -438,7 +438,7 @@ static void emit_entries(struct tr *t)
 	while ((uintptr_t)o->p & 15)
 		out8(o, 0xcc);
 	t->b->jc_entry = o->p - t->cache->base;
-	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, rip));
+	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	enc_emit(
 	    o,
