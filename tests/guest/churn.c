@@ -13,7 +13,7 @@
 #include "rt.h"
 
 #define VA 0x10000000000ul
-#define SPACES 3
+#define SPACES 10 /* more than an implementation may keep at once */
 #define PAGES 24  /* per space */
 #define GLOBALS 8 /* the same in all spaces */
 #define FRAMES 32
@@ -95,19 +95,22 @@ static void write_pte(struct world *w, unsigned space, unsigned i)
 	    w->frame[e->frame] | e->bits | (i >= PAGES ? PTE_G : 0);
 }
 
-/* Every invalidation that does for one page of the current space. */
-static void invalidate(struct world *w, u64 va, bool global)
+static void invpcid(ulong type, u64 pcid, u64 va)
 {
 	struct {
 		u64 pcid, addr;
-	} d = { w->pcid ? w->now + 1 : 0, va };
+	} d = { pcid, va };
 
+	__asm__ volatile("invpcid %0, %1" ::"m"(d), "r"(type) : "memory");
+}
+
+/* Every invalidation that does for one page of the current space. */
+static void invalidate(struct world *w, u64 va, bool global)
+{
 	switch (rnd(w, global ? 2 : 4)) {
 	case 0:
 		if (cpuid_has(7, 0, 'b', 10)) {
-			__asm__ volatile("invpcid %0, %1" ::"m"(d),
-					 "r"(global ? 2ul : (ulong)rnd(w, 3))
-					 : "memory");
+			invpcid(global ? 2 : rnd(w, 3), w->pcid ? w->now + 1 : 0, va);
 			break;
 		}
 		/* fall through */
@@ -180,6 +183,8 @@ static void step(struct world *w)
 		write_pte(w, s, i);
 		if (s == w->now)
 			invalidate(w, va_of(i), false);
+		else if (w->pcid && rnd(w, 2) && cpuid_has(7, 0, 'b', 10))
+			invpcid(rnd(w, 2), s + 1, va_of(i));
 		else
 			w->stale[s] = true;
 		break;
@@ -191,9 +196,9 @@ static void step(struct world *w)
 		write_pte(w, 0, i);
 		spread(w);
 		invalidate(w, va_of(i), true);
-		/* where the page was not global (PGE clear), other PCIDs may hold it, too */
+		/* where the page is not global (PGE clear), other PCIDs may hold it, too */
 		for (s = 0; s < SPACES; s++)
-			w->stale[s] |= s != w->now;
+			w->stale[s] |= s != w->now && !w->pge;
 		break;
 	case 6:
 	case 7: /* switch */
@@ -359,8 +364,10 @@ static void run(void *arg)
 {
 	ulong cpu = (ulong)arg;
 	struct world *w = &worlds[cpu];
-	ulong cr4 = read_cr4();
+	ulong cr4;
 
+	fpu_on();
+	cr4 = read_cr4();
 	if (cpuid_has(1, 0, 'c', 17)) {
 		w->pcid = true;
 		write_cr4(cr4 | CR4_PCIDE);

@@ -476,3 +476,15 @@ ulong user_run(const void *fn, ulong a, ulong b)
 	return user_run_flags(fn, a, b, 0);
 }
 #endif
+
+void fpu_on(void)
+{
+	ulong cr4 = read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT;
+
+	if (!cpuid_has(1, 0, 'c', 26)) {
+		write_cr4(cr4);
+		return;
+	}
+	write_cr4(cr4 | CR4_OSXSAVE);
+	__asm__ volatile("xsetbv" ::"c"(0), "a"(cpuid(0xd, 0).a & 7), "d"(0));
+}

@@ -457,6 +457,10 @@ void idt_default(unsigned vector);
 void trap_ist(bool on);
 #endif
 
+/** fpu_on() - enable SSE and all states of XCR0 up to AVX that there are, as kernels do, on this
+ * CPU */
+void fpu_on(void);
+
 /**
  * user_run() - run @fn at CPL 3 (code in .user.text) with @a, @b in rdi, rsi (edi, esi) and
  * the flags @flags until any exception or `int V_USER_RET`; trap says which.

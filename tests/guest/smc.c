@@ -387,6 +387,7 @@ static void handshake(void)
 int main(void)
 {
 	page = pages_alloc(2, PAGE);
+	fpu_on();
 	rewrite();
 	same_block();
 	alias();

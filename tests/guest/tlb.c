@@ -8,6 +8,8 @@
 
 #define VA 0x10000000000ul /* private to a test */
 
+#define INVPCID(type) TRY("invpcid %0, %1", ::"m"(d), "r"((ulong)(type)) : "memory")
+
 static u64 *root;
 
 USER_TEXT __attribute__((naked)) static void user_invpcid(void)
@@ -224,7 +226,7 @@ static void roots(void)
 		struct {
 			u64 pcid, addr;
 		} d = { 2, VA };
-#define INVPCID(type) TRY("invpcid %0, %1", ::"m"(d), "r"((ulong)(type)) : "memory")
+
 		*(volatile u64 *)e2 = b | PTE_P | PTE_W;
 		INVPCID(0);
 		check(!trap.hit && *p == 2, "invpcid: one address", "vector %u value %lu",
@@ -284,10 +286,106 @@ out:
 	write_cr3((ulong)root);
 }
 
+/* ---- code of CPL 3 in several spaces ---- */
+
+#define USPACES 10 /* more than an implementation may keep at once */
+
+USER_TEXT __attribute__((naked)) static void user_call(void)
+{
+	__asm__("call *%rdi; int $0x40");
+}
+
+static u64 *uroot[USPACES], uframe[USPACES + 2];
+
+/* In @space, what does the function at VA return? */
+static u32 call_in(unsigned space, bool noflush)
+{
+	write_cr3((ulong)uroot[space] | (space + 1) | (noflush ? 1ul << 63 : 0));
+	return (u32)user_run(user_call, VA, 0);
+}
+
+static void set_page(unsigned space, unsigned frame, u64 bits)
+{
+	*(volatile u64 *)pte_of(uroot[space], VA, 1) = uframe[frame] | PTE_P | PTE_U | bits;
+}
+
+/* Another space's page is changed, and invalidated from here by INVPCID @type. */
+static void other_space(const char *name, unsigned type)
+{
+	struct {
+		u64 pcid, addr;
+	} d = { 1, VA };
+
+	set_page(0, 0, 0);
+	call_in(0, false);
+	call_in(1, false);
+	call_in(0, true);
+	call_in(1, true);
+	set_page(0, USPACES, 0);
+	if (type == 0)
+		d.pcid = 1;
+	INVPCID(type);
+	check_eq(name, call_in(0, true), USPACES);
+}
+
+static void user_spaces(void)
+{
+	bool good = true;
+
+	if (!cpuid_has(1, 0, 'c', 17)) {
+		skip("user spaces", "no PCID in CPUID");
+		return;
+	}
+	for (unsigned i = 0; i < USPACES + 2; i++) {
+		u8 *code = page_alloc();
+
+		code[0] = 0xb8; /* mov eax, i; ret */
+		*(u32 *)(code + 1) = i;
+		code[5] = 0xc3;
+		uframe[i] = (ulong)code;
+	}
+	for (unsigned i = 0; i < USPACES; i++) {
+		uroot[i] = pml4_clone();
+		uroot[i][VA >> 39 & 511] = 0;
+		set_page(i, i, 0);
+	}
+	write_cr4(read_cr4() | CR4_PCIDE);
+	for (unsigned i = 0; i < 4 * USPACES; i++)
+		good &= call_in(i % USPACES, i >= USPACES) == i % USPACES;
+	for (unsigned i = 0; i < 100; i++)
+		good &= call_in(i * 7 % 3, true) == i * 7 % 3;
+	check(good, "user spaces: each runs its own code", "another space's code ran");
+	set_page(0, USPACES, 0);
+	check_eq("user spaces: changed from another one, switch flushes", call_in(0, false),
+		 USPACES);
+	if (cpuid_has(7, 0, 'b', 10)) {
+		other_space("user spaces: invpcid of one address from another one", 0);
+		other_space("user spaces: invpcid of the PCID from another one", 1);
+		other_space("user spaces: invpcid of all without globals from another one", 3);
+		other_space("user spaces: invpcid of all from another one", 2);
+	}
+	write_cr4(read_cr4() | CR4_PGE);
+	set_page(0, 0, PTE_G);
+	set_page(1, 0, PTE_G);
+	call_in(0, false);
+	call_in(1, false);
+	call_in(0, true);
+	call_in(1, true);
+	set_page(0, USPACES + 1, PTE_G);
+	set_page(1, USPACES + 1, PTE_G);
+	invlpg(VA);
+	check_eq("user spaces: invlpg drops a global page of all", call_in(0, true), USPACES + 1);
+	write_cr4(read_cr4() & ~CR4_PGE);
+	write_cr3((ulong)root);
+	write_cr4(read_cr4() & ~CR4_PCIDE);
+}
+
 int main(void)
 {
 	root = boot_pml4;
+	fpu_on();
 	tlb();
 	roots();
+	user_spaces();
 	return 0;
 }

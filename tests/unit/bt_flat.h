@@ -196,6 +196,16 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 	flat_flushes++;
 }
 
+void bt_set_cr3(struct bt_cpu *cpu, uint64_t cr3, bool keep)
+{
+	cpu->st.cr3 = cr3;
+	flat_flushes++;
+}
+
+void bt_forget_space(struct bt_cpu *cpu, unsigned pcid)
+{
+}
+
 uint64_t bt_phys_ld(struct bt_cpu *cpu, uint64_t gpa, unsigned size)
 {
 	uint64_t val = 0;

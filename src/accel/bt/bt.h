@@ -185,18 +185,29 @@ struct bt_tlb {
  * Two-way: an entry stands in its place or, when a newer one took that, in the place beside it
  * (the other of a pair), never in both. Jumps look at the place, the miss stub at its neighbour.
  *
- * The place depends on the class's generation: rip's hash plus jc_gen. So entries of another generation are never
- * found, as long as the two differ modulo the table's size, and a table is emptied by counting the generation
- * up; only when that comes round is it really emptied.
+ * The place depends on the class's generation: rip's hash plus jc_gen. So entries of another
+ * generation are never found, as long as the two differ modulo the table's size, and a table is
+ * emptied by counting the generation up; only when that comes round is it really emptied.
  */
 
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
-#define JC_MASK (2 * JC_SIZE - 2) /* of an index: twice the number of the place, as the scale of 8 needs it */
-#define JC_GENERATION 4		  /* keeps pairs together */
+#define JC_MASK                                                                                    \
+	(2 * JC_SIZE -                                                                             \
+	 2)		/* of an index: twice the number of the place, as the scale of 8 needs it */
+#define JC_GENERATION 4 /* keeps pairs together */
 #define JC_PAGES 16384
 #define FIND_SIZE 32768
 enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
+
+/* Which virtual pages entries stand on, hashed to one bit each, so that dropping a page of data
+ * costs them nothing. */
+struct bt_jc_pages {
+	uint64_t bits[JC_PAGES / 64];
+};
+
+#define SPACES 8 /* Linux uses six PCIDs */
+#define SPACE_NONE (~0ull)
 
 struct bt_jc {
 	struct {
@@ -247,10 +258,19 @@ struct bt_cpu {
 	struct bt_itlb itlb[2][ITLB_SIZE];     /* by CPL 3 or not */
 	uint64_t itlb_large_lo, itlb_large_hi; /* as in struct bt_tlb */
 	/*
-	 * Which virtual pages the jump caches' entries stand on, hashed to one bit each: [0] for
-	 * the user classes, [1] for the others. So that dropping a page of data costs them nothing.
+	 * Address spaces whose user entries in the jump caches are still good: what MOV CR3 with
+	 * PCID and without flushing goes back to. The present one's generations are in jc_gen[];
+	 * jc_last is the newest.
 	 */
-	uint64_t jc_pages[2][JC_PAGES / 64];
+	struct bt_space {
+		uint64_t cr3;	 /* with the PCID; SPACE_NONE in free ones */
+		uint32_t gen[2]; /* of JC_USER64 and JC_USER32, while it is not the present one */
+		struct bt_jc_pages pages;
+	} spaces[SPACES];
+	unsigned space, space_next; /* the present one; the next to be given up */
+	uint32_t jc_last[JC_CLASSES];
+	bool jc_user_global; /* some user entry stands on a global page */
+	struct bt_jc_pages jc_kernel_pages;
 	struct bt_find {
 		uint64_t gpa_key; /* gpa << 16 | key */
 		struct bt_block *block;
@@ -410,8 +430,14 @@ uint64_t bt_effective(struct bt_cpu *cpu, const struct insn *in);
 uint64_t bt_operand(struct bt_cpu *cpu, const struct insn *in, unsigned size, bool write);
 
 /* Flushes, as the architecture names them. */
-void bt_tlb_flush_all(struct bt_cpu *cpu);	 /* global pages too */
-void bt_tlb_flush_nonglobal(struct bt_cpu *cpu); /* MOV CR3 */
+void bt_tlb_flush_all(struct bt_cpu *cpu); /* global pages too */
+void bt_tlb_flush_nonglobal(
+    struct bt_cpu *cpu); /* INVPCID of types 1 and 3, as if for all spaces */
+
+/** bt_set_cr3() - MOV CR3: change st.cr3; @keep: with PCID and bit 63, which keeps what was cached
+ */
+void bt_set_cr3(struct bt_cpu *cpu, uint64_t cr3, bool keep);
+void bt_forget_space(struct bt_cpu *cpu, unsigned pcid); /* INVPCID of another space */
 void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la);
 
 /* Guest physical memory for C code; MMIO and holes read as all ones. */

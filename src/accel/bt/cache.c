@@ -25,7 +25,7 @@ int bt_cache_new(struct bt_vm *vm, size_t bytes, struct err *err)
 		return err_set(err, ENOMEM, "code cache: out of memory");
 	vm->cache = c;
 	c->size = bytes;
-	c->hot_size = bytes / 4 * 3;
+	c->hot_size = bytes / 8 * 5; /* what the two parts take of a boot and a compiler */
 	c->base = map(c->size, PROT_READ | PROT_WRITE | PROT_EXEC);
 	c->arena_size = bytes;
 	c->arena = map(c->arena_size, PROT_READ | PROT_WRITE);

@@ -242,6 +242,12 @@ static inline unsigned bt_jc_class(uint32_t key)
 	}
 }
 
+/** bt_jc_pages() - of the user classes in the present space, or of the @others */
+static inline struct bt_jc_pages *bt_jc_pages(struct bt_cpu *cpu, bool others)
+{
+	return others ? &cpu->jc_kernel_pages : &cpu->spaces[cpu->space].pages;
+}
+
 /** bt_jc_index() - twice the number of @rip's place; the same in tr_emit_jc_jump() */
 static inline unsigned bt_jc_index(const struct bt_cpu *cpu, unsigned class, uint64_t rip)
 {

@@ -336,9 +336,11 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 
 	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0);
 	     page <= end; page++)
-		cpu->jc_pages[group][page % JC_PAGES / 64] |= 1ull << (page & 63);
+		bt_jc_pages(cpu, group)->bits[page % JC_PAGES / 64] |= 1ull << (page & 63);
 	if (!global)
 		cpu->jc_nonglobal |= 1u << class;
+	else if (!group)
+		cpu->jc_user_global = true;
 }
 
 /* ---- entering and leaving translated code ---- */

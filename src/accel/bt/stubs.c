@@ -179,8 +179,9 @@ void bt_stubs_make(struct bt_vm *vm)
 		uint32_t jc = offsetof(struct bt_cpu, jc) + k * sizeof(struct bt_jc);
 
 		/*
-		 * Ends: the two of a pair never have the same rip, so when the one beside matches but leads
-		 * back here (its block was dropped, or it is empty), the one beside that does not match.
+		 * Ends: the two of a pair never have the same rip, so when the one beside matches
+		 * but leads back here (its block was dropped, or it is empty), the one beside that
+		 * does not match.
 		 */
 		s->jc_miss[k] = o.p;
 		e_ri(&o, false, 6, T1, 2);

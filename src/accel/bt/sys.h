@@ -274,7 +274,6 @@ sys_fn sys_mov_from_seg, sys_mov_to_seg, sys_lseg, sys_sgdt, sys_sidt, sys_lgdt,
 sys_fn sys_mov_cr, sys_mov_dr, sys_smsw, sys_lmsw, sys_clts, sys_invlpg, sys_invpcid, sys_xgetbv,
     sys_xsetbv;
 /* Also for the task switch: #GP checks are the caller's. */
-void sys_flush_for_cr3(struct bt_cpu *cpu, uint64_t cr3);
 
 /* ---- sys_debug.c ---- */
 

@@ -5,7 +5,7 @@
  *
  * The software TLB holds one address space, so a CR3 write flushes non-global
  * entries whatever PCID says, except when nothing changes and the guest asks
- * for no flush.
+ * for no flush. The jump caches hold several (tlb.c).
  */
 #include "accel/bt/sys.h"
 #include "vm/mem.h"
@@ -77,12 +77,6 @@ static void write_cr0(struct bt_cpu *cpu, uint64_t val)
 	bt_update_key(cpu);
 }
 
-void sys_flush_for_cr3(struct bt_cpu *cpu, uint64_t cr3)
-{
-	cpu->st.cr3 = cr3;
-	bt_tlb_flush_nonglobal(cpu);
-}
-
 static void write_cr3(struct bt_cpu *cpu, uint64_t val)
 {
 	bool keep = (cpu->st.cr4 & CR4_PCIDE) && (val & CR3_NOFLUSH);
@@ -96,9 +90,7 @@ static void write_cr3(struct bt_cpu *cpu, uint64_t val)
 		val = (uint32_t)val;
 		check_pdptes(cpu, cpu->st.cr0, cpu->st.cr4, val);
 	}
-	if (keep && val == cpu->st.cr3)
-		return;
-	sys_flush_for_cr3(cpu, val);
+	bt_set_cr3(cpu, val, keep);
 }
 
 static void write_cr4(struct bt_cpu *cpu, uint64_t val)
@@ -276,6 +268,8 @@ uint64_t sys_invpcid(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	case 0:
 		if (!sys_canonical(addr))
 			sys_gp(cpu, 0);
+		if ((desc ^ cpu->st.cr3) & 0xfff && cpu->st.cr4 & CR4_PCIDE)
+			bt_forget_space(cpu, (unsigned)desc);
 		bt_tlb_flush_page(cpu, addr);
 		break;
 	case 2:

@@ -120,7 +120,7 @@ static void enter_task(struct bt_cpu *cpu, const struct task *t)
 	struct vcpu_state *st = &cpu->st;
 
 	if ((st->cr0 & CR0_PG) && t->cr3 != st->cr3)
-		sys_flush_for_cr3(cpu, t->cr3);
+		bt_set_cr3(cpu, t->cr3, false);
 	st->rip = t->ip;
 	st->rflags = (t->flags & 0x3f7fd5) | FL_FIXED; /* VM included */
 	for (unsigned i = 0; i < 8; i++)

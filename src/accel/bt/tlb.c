@@ -71,6 +71,24 @@ static void jc_empty(struct bt_cpu *cpu, unsigned class)
 	}
 }
 
+/* Forget all spaces but the present one. */
+static void forget_spaces(struct bt_cpu *cpu)
+{
+	for (unsigned i = 0; i < SPACES; i++)
+		cpu->spaces[i].cr3 = SPACE_NONE;
+	cpu->spaces[cpu->space].cr3 = cpu->st.cr3;
+}
+
+static void new_generation(struct bt_cpu *cpu, unsigned class)
+{
+	cpu->jc_gen[class] = cpu->jc_last[class] += JC_GENERATION;
+	if (cpu->jc_gen[class] & JC_MASK)
+		return;
+	jc_empty(cpu, class); /* numbers come round: what older generations left would be found */
+	forget_spaces(cpu);
+}
+
+/* Empty the classes in @mask, the user classes for the present space only. */
 void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 {
 	mask &= cpu->jc_used;
@@ -78,16 +96,12 @@ void bt_jc_clear(struct bt_cpu *cpu, unsigned mask)
 		unsigned group = i ? ~JC_USER_CLASSES : JC_USER_CLASSES;
 
 		if ((mask & group) && (cpu->jc_used & group & ~mask) == 0)
-			bt_fill(cpu->jc_pages[i], 0, sizeof(cpu->jc_pages[i]));
+			bt_fill(bt_jc_pages(cpu, i), 0, sizeof(struct bt_jc_pages));
 	}
 	cpu->stat_jc_clears += mask != 0;
-	for (unsigned i = 0; i < JC_CLASSES; i++) {
-		if (!(mask & 1u << i))
-			continue;
-		cpu->jc_gen[i] += JC_GENERATION;
-		if (!(cpu->jc_gen[i] & JC_MASK))
-			jc_empty(cpu, i);
-	}
+	for (unsigned i = 0; i < JC_CLASSES; i++)
+		if (mask & 1u << i)
+			new_generation(cpu, i);
 	cpu->jc_used &= ~mask;
 	cpu->jc_nonglobal &= ~mask;
 }
@@ -96,9 +110,43 @@ void bt_jc_forget(struct bt_cpu *cpu)
 {
 	for (unsigned k = 0; k < JC_CLASSES; k++)
 		jc_empty(cpu, k);
-	bt_fill(cpu->jc_pages, 0, sizeof(cpu->jc_pages));
+	for (unsigned i = 0; i < 2; i++)
+		bt_fill(bt_jc_pages(cpu, i), 0, sizeof(struct bt_jc_pages));
+	forget_spaces(cpu);
 	cpu->jc_used = cpu->jc_nonglobal = 0;
+	cpu->jc_user_global = false;
 	bt_fill(cpu->find, 0, sizeof(cpu->find));
+}
+
+/* Make @cr3's space the present one, with what is still good of it or empty. */
+static void enter_space(struct bt_cpu *cpu, uint64_t cr3, bool keep)
+{
+	struct bt_space *s = &cpu->spaces[cpu->space];
+	unsigned i, pcid = cr3 & 0xfff;
+
+	s->gen[0] = cpu->jc_gen[JC_USER64];
+	s->gen[1] = cpu->jc_gen[JC_USER32];
+	for (i = 0; i < SPACES; i++)
+		if (cpu->spaces[i].cr3 != SPACE_NONE && (cpu->spaces[i].cr3 & 0xfff) == pcid)
+			break;
+	if (i == SPACES) {
+		cpu->space_next = (cpu->space_next + 1) % SPACES;
+		if (cpu->space_next == cpu->space)
+			cpu->space_next = (cpu->space_next + 1) % SPACES;
+		i = cpu->space_next;
+		keep = false;
+	}
+	s = &cpu->spaces[i];
+	cpu->space = i;
+	keep = keep && s->cr3 == cr3;
+	s->cr3 = cr3;
+	cpu->jc_used |= JC_USER_CLASSES;
+	if (keep) {
+		cpu->jc_gen[JC_USER64] = s->gen[0];
+		cpu->jc_gen[JC_USER32] = s->gen[1];
+	} else {
+		bt_jc_clear(cpu, JC_USER_CLASSES);
+	}
 }
 
 void bt_tlb_flush_all(struct bt_cpu *cpu)
@@ -108,15 +156,44 @@ void bt_tlb_flush_all(struct bt_cpu *cpu)
 		flush_class(&cpu->tlb[i]);
 	itlb_clear(cpu, true);
 	bt_jc_clear(cpu, ~0u);
+	forget_spaces(cpu);
 }
 
-void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
+static void tlb_flush_nonglobal(struct bt_cpu *cpu)
 {
 	cpu->stat_tlb_flushes++;
 	for (unsigned k = 0; k < TLB_CLASSES; k++)
 		flush_fresh(&cpu->tlb[k], k == TLB_USER);
 	itlb_clear(cpu, false);
-	bt_jc_clear(cpu, 1u << JC_USER64 | 1u << JC_USER32 | cpu->jc_nonglobal);
+	bt_jc_clear(cpu, cpu->jc_nonglobal & ~JC_USER_CLASSES);
+}
+
+void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
+{
+	tlb_flush_nonglobal(cpu);
+	bt_jc_clear(cpu, JC_USER_CLASSES);
+	forget_spaces(cpu);
+}
+
+void bt_set_cr3(struct bt_cpu *cpu, uint64_t cr3, bool keep)
+{
+	if (keep && cr3 == cpu->st.cr3)
+		return;
+	tlb_flush_nonglobal(cpu);
+	cpu->st.cr3 = cr3;
+	if (cpu->st.cr4 & CR4_PCIDE) {
+		enter_space(cpu, cr3, keep);
+	} else {
+		bt_jc_clear(cpu, JC_USER_CLASSES);
+		cpu->spaces[cpu->space].cr3 = cr3;
+	}
+}
+
+void bt_forget_space(struct bt_cpu *cpu, unsigned pcid)
+{
+	for (unsigned i = 0; i < SPACES; i++)
+		if (i != cpu->space && (cpu->spaces[i].cr3 & 0xfff) == pcid)
+			cpu->spaces[i].cr3 = SPACE_NONE;
 }
 
 void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
@@ -133,6 +210,8 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 		else if (t->read[i] == page || t->write[i] == page)
 			t->read[i] = t->write[i] = ~page;
 	}
+	if (cpu->jc_user_global) /* such a page is in all spaces */
+		forget_spaces(cpu);
 	if (la >= cpu->itlb_large_lo && la < cpu->itlb_large_hi) {
 		itlb_clear(cpu, true);
 		bt_jc_clear(cpu, ~0u);
@@ -144,7 +223,7 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 
 		if (e->la == page)
 			e->la = ~0ull;
-		if (cpu->jc_pages[u][bit / 64] >> (bit & 63) & 1)
+		if (bt_jc_pages(cpu, u)->bits[bit / 64] >> (bit & 63) & 1)
 			bt_jc_clear(cpu, u ? ~JC_USER_CLASSES : JC_USER_CLASSES);
 	}
 }
