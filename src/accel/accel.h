@@ -68,16 +68,16 @@ struct accel_ops {
 	void (*vcpu_kick)(struct accel_vcpu *vcpu);
 
 	/* Only while the vCPU is not in vcpu_run(). */
-	void (*vcpu_get_state)(struct accel_vcpu *vcpu, struct vcpu_state *state);
+	int (*vcpu_get_state)(struct accel_vcpu *vcpu, struct vcpu_state *state, struct err *err);
 	int (*vcpu_set_state)(struct accel_vcpu *vcpu, const struct vcpu_state *state,
 			      struct err *err);
 
 	/* Interrupt controllers, clocks and per-vCPU APICs; all vCPUs stopped. */
-	int (*save)(struct accel_vm *vm, struct snap_writer *w);
+	int (*save)(struct accel_vm *vm, struct snap_writer *w, struct err *err);
 	int (*load)(struct accel_vm *vm, struct snap_reader *r, struct err *err);
 
 	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped. */
-	void (*reset)(struct accel_vm *vm);
+	int (*reset)(struct accel_vm *vm, struct err *err);
 
 	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */
 	void (*stats)(struct accel_vm *vm, char *buf, unsigned size);

@@ -317,7 +317,7 @@ static void bt_vcpu_kick(struct accel_vcpu *v)
 	bt_wake(cpu, PENDING_EVENT);
 }
 
-static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
+static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err *err)
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
 
@@ -333,6 +333,7 @@ static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
 	st->exception_vector = cpu->exc.vector;
 	st->exception_has_error = cpu->exc.has_error;
 	st->exception_error = cpu->exc.error;
+	return 0;
 }
 
 /*
@@ -386,7 +387,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	return 0;
 }
 
-static int bt_save(struct accel_vm *avm, struct snap_writer *w)
+static int bt_save(struct accel_vm *avm, struct snap_writer *w, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 
@@ -415,7 +416,7 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 	return ret;
 }
 
-static void bt_reset(struct accel_vm *avm)
+static int bt_reset(struct accel_vm *avm, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 
@@ -430,6 +431,7 @@ static void bt_reset(struct accel_vm *avm)
 		bt_cpu_reset(vm->cpus[i], false);
 		bt_tlb_flush_all(vm->cpus[i]);
 	}
+	return 0;
 }
 
 const struct accel_ops accel_bt = {
