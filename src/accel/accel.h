@@ -42,11 +42,23 @@ struct accel_config {
 	const char *debug;        /* bt: comma-separated debug options, or NULL */
 };
 
+/* What a probe found, for people and programs. */
+struct accel_probe {
+	const char *verdict;   /* "usable", or in one word why not */
+	char reason[256];      /* one line, also when usable */
+	double ring0_mips;     /* rate of ring-0 code, million instructions per second; 0: unknown */
+	double native_mips;    /* the same code as a process of the host */
+	uint64_t exit_ns;      /* a guest's port access and back; 0: unknown */
+};
+
 struct accel_ops {
 	const char *name;
 
-	/* 0 when usable here; -errno with one line why not. At most 50 ms. */
-	int (*probe)(struct err *err);
+	/*
+	 * 0 when usable here; -errno with one line why not. At most 50 ms, and never longer.
+	 * -ENOENT, -EACCES, -EOPNOTSUPP: not there, not allowed, too old; others: it does not do.
+	 */
+	int (*probe)(struct accel_probe *ret_probe, struct err *err);
 
 	/*
 	 * Make the VM: CPUs, local APICs and the I/O interrupt controller (which claims
@@ -85,6 +97,12 @@ struct accel_ops {
 
 extern const struct accel_ops accel_bt;
 extern const struct accel_ops accel_kvm;
+
+/** accel_same_khz() - whether two measured TSC rates are one: within 250 ppm, as guests see them */
+static inline bool accel_same_khz(uint64_t a, uint64_t b)
+{
+	return (a > b ? a - b : b - a) <= b / 4000;
+}
 
 /* Those linked into this program, best first, ended by NULL (accel.c). */
 extern const struct accel_ops *const accel_list[];

@@ -108,9 +108,13 @@ static const struct lapic_ops lapic_ops = {
 
 /* ---- the accelerator's interface ---- */
 
-static int bt_probe(struct err *err)
+static int bt_probe(struct accel_probe *probe, struct err *err)
 {
-	return bt_cpuid_init(err);
+	int ret = bt_cpuid_init(err);
+
+	*probe = (struct accel_probe) { .verdict = ret == 0 ? "usable" : "no-xsave" };
+	snprintf(probe->reason, sizeof(probe->reason), "translates; needs nothing of the host");
+	return ret;
 }
 
 static void msi(void *chip, uint64_t addr, uint32_t data)
