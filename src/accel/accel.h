@@ -21,10 +21,10 @@ struct accel_vm;
 struct accel_vcpu;
 
 enum vcpu_exit_reason {
-	VCPU_EXIT_KICKED,       /* vcpu_kick() was called: look at what the monitor wants */
+	VCPU_EXIT_KICKED,	/* vcpu_kick() was called: look at what the monitor wants */
 	VCPU_EXIT_TRIPLE_FAULT, /* shutdown */
-	VCPU_EXIT_RESET,        /* the guest asked for a reset through its CPU (not through a device) */
-	VCPU_EXIT_ERROR,        /* the accelerator cannot go on; text says why */
+	VCPU_EXIT_RESET, /* the guest asked for a reset through its CPU (not through a device) */
+	VCPU_EXIT_ERROR, /* the accelerator cannot go on; text says why */
 };
 
 struct vcpu_exit {
@@ -37,28 +37,33 @@ struct vcpu_exit {
 struct accel_config {
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
-	unsigned vcpu_count;      /* 1 to 64; APIC IDs 0 .. count-1 */
+	unsigned vcpu_count;	   /* 1 to 64; APIC IDs 0 .. count-1 */
 	uint64_t code_cache_bytes; /* bt: bound on translated code; 0: default */
-	const char *debug;        /* bt: comma-separated debug options, or NULL */
+	const char *debug;	   /* bt: comma-separated debug options, or NULL */
 };
+
+/* Limits of a probe: when there is a choice, and when somebody asked for this accelerator */
+#define PROBE_MS 50
+#define PROBE_ASKED_MS 2000
 
 /* What a probe found, for people and programs. */
 struct accel_probe {
-	const char *verdict;   /* "usable", or in one word why not */
-	char reason[256];      /* one line, also when usable */
-	double ring0_mips;     /* rate of ring-0 code, million instructions per second; 0: unknown */
-	double native_mips;    /* the same code as a process of the host */
-	uint64_t exit_ns;      /* a guest's port access and back; 0: unknown */
+	const char *verdict; /* "usable", or in one word why not */
+	char reason[256];    /* one line, also when usable */
+	double ring0_mips;   /* rate of ring-0 code, million instructions per second; 0: unknown */
+	double native_mips;  /* the same code as a process of the host */
+	uint64_t exit_ns;    /* a guest's port access and back; 0: unknown */
 };
 
 struct accel_ops {
 	const char *name;
 
 	/*
-	 * 0 when usable here; -errno with one line why not. At most 50 ms, and never longer.
+	 * 0 when usable here; -errno with one line why not. Never takes longer than @limit_ms, at
+	 * least PROBE_MS; what is not known by then counts as unusable.
 	 * -ENOENT, -EACCES, -EOPNOTSUPP: not there, not allowed, too old; others: it does not do.
 	 */
-	int (*probe)(struct accel_probe *ret_probe, struct err *err);
+	int (*probe)(struct accel_probe *ret_probe, unsigned limit_ms, struct err *err);
 
 	/*
 	 * Make the VM: CPUs, local APICs and the I/O interrupt controller (which claims
@@ -88,7 +93,8 @@ struct accel_ops {
 	int (*save)(struct accel_vm *vm, struct snap_writer *w, struct err *err);
 	int (*load)(struct accel_vm *vm, struct snap_reader *r, struct err *err);
 
-	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped. */
+	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped.
+	 */
 	int (*reset)(struct accel_vm *vm, struct err *err);
 
 	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */

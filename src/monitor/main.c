@@ -110,8 +110,8 @@ static const struct accel_ops *find_accel(const char *name)
 }
 
 /*
- * @ret_status: what a failure means: an unusable accelerator is the host's fault, an unknown one the
- * caller's.
+ * @ret_status: what a failure means: an unusable accelerator is the host's fault, an unknown one
+ * the caller's.
  */
 static int choose_accel(const char *name, const struct accel_ops **ret_accel, int *ret_status,
 			struct err *err)
@@ -127,7 +127,7 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, in
 		if (!a)
 			return err_set(err, EINVAL, "accel '%s': not in this version of eyot-vmm",
 				       name);
-		ret = a->probe(&probe, err);
+		ret = a->probe(&probe, PROBE_ASKED_MS, err);
 		if (ret < 0) {
 			*ret_status = STATUS_HOST;
 			return err_prefix(err, ret, "accel '%s'", name);
@@ -138,7 +138,7 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, in
 	for (unsigned i = 0; accel_list[i]; i++) {
 		size_t len = strlen(passed);
 
-		if (accel_list[i]->probe(&probe, &why) == 0) {
+		if (accel_list[i]->probe(&probe, PROBE_MS, &why) == 0) {
 			*ret_accel = accel_list[i];
 			log_info("accelerator %s: chosen: %s%s", accel_list[i]->name, probe.reason,
 				 passed);

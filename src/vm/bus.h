@@ -15,7 +15,8 @@
 #include "base/err.h"
 
 struct bus_ops {
-	/* @off: bytes from the range's start; @size: 1, 2, 4 or 8. Accesses never cross a range's end. */
+	/* @off: bytes from the range's start; @size: 1, 2, 4 or 8. Accesses never cross a range's
+	 * end. */
 	uint64_t (*read)(void *dev, uint64_t off, unsigned size);
 	void (*write)(void *dev, uint64_t off, unsigned size, uint64_t val);
 };

@@ -136,7 +136,8 @@ int vcpu_state_load(struct vcpu_state *s, struct snap_reader *r, struct err *err
 	if (ret < 0)
 		return ret;
 	if (version != VERSION)
-		return err_set(err, EBADMSG, "saved state: vCPU state of version %u is too old", version);
+		return err_set(err, EBADMSG, "saved state: vCPU state of version %u is too old",
+			       version);
 	if (s->run_state > VCPU_WAIT_SIPI)
 		return err_set(err, EBADMSG, "saved state: vCPU run state %u is unknown",
 			       s->run_state);

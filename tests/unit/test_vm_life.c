@@ -30,7 +30,7 @@ struct accel_vcpu {
 
 static struct accel_vcpu *cpus[VM_CPUS_MAX];
 
-static int fake_probe(struct accel_probe *probe, struct err *err)
+static int fake_probe(struct accel_probe *probe, unsigned limit_ms, struct err *err)
 {
 	return 0;
 }

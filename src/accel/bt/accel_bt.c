@@ -108,7 +108,7 @@ static const struct lapic_ops lapic_ops = {
 
 /* ---- the accelerator's interface ---- */
 
-static int bt_probe(struct accel_probe *probe, struct err *err)
+static int bt_probe(struct accel_probe *probe, unsigned limit_ms, struct err *err)
 {
 	int ret = bt_cpuid_init(err);
 

@@ -85,6 +85,6 @@ void kvm_vcpu_run(struct accel_vcpu *v, struct vcpu_exit *exit);
 void kvm_vcpu_kick(struct accel_vcpu *v);
 
 /* kvm_probe.c */
-int kvm_probe(struct accel_probe *ret_probe, struct err *err);
+int kvm_probe(struct accel_probe *ret_probe, unsigned limit_ms, struct err *err);
 
 #endif
