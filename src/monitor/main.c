@@ -16,6 +16,7 @@
 #include "monitor/config.h"
 #include "monitor/console.h"
 #include "monitor/machine.h"
+#include "monitor/probe.h"
 #include "monitor/signals.h"
 #include "version.h"
 
@@ -197,6 +198,13 @@ int main(int argc, char **argv)
 	ret = config_init(&p.cfg, &err);
 	if (ret == 0)
 		ret = config_parse_args(&p.cfg, argc, argv, &action, &err);
+	if (ret == 0 && action == CONFIG_PROBE) {
+		ret = probe_host(stdout, p.cfg.json, &err);
+		if (ret < 0)
+			log_error("%s", err.text);
+		config_done(&p.cfg);
+		return ret == 0 ? 0 : STATUS_HOST;
+	}
 	if (ret == 0 && action != CONFIG_RUN) {
 		fputs(action == CONFIG_HELP ? config_usage() : "eyot-vmm " EYOT_VERSION "\n",
 		      stdout);
