@@ -104,12 +104,6 @@ struct accel_ops {
 extern const struct accel_ops accel_bt;
 extern const struct accel_ops accel_kvm;
 
-/** accel_same_khz() - whether two measured TSC rates are one: within 250 ppm, as guests see them */
-static inline bool accel_same_khz(uint64_t a, uint64_t b)
-{
-	return (a > b ? a - b : b - a) <= b / 4000;
-}
-
 /* Those linked into this program, best first, ended by NULL (accel.c). */
 extern const struct accel_ops *const accel_list[];
 

@@ -6,6 +6,7 @@
 
 #include "accel/bt/cache.h"
 #include "accel/bt/sys.h"
+#include "accel/clock.h"
 #include "base/log.h"
 #include "hw/ioapic.h"
 #include "hw/pic.h"
@@ -38,15 +39,31 @@ static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
 	return (unsigned __int128)a * b / c;
 }
 
+/* Both clocks at one moment: of some tries the one that took least time. */
+static void read_clocks(uint64_t *ret_ns, uint64_t *ret_tsc)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (unsigned i = 0; i < 5; i++) {
+		uint64_t before = rdtsc(), ns = mono_ns(), took = rdtsc() - before;
+
+		if (took >= best)
+			continue;
+		best = took;
+		*ret_ns = ns;
+		*ret_tsc = before + took / 2;
+	}
+}
+
 /* Host TSC frequency against CLOCK_MONOTONIC, over about 4 ms. */
 static uint64_t measure_tsc_khz(void)
 {
-	uint64_t n0 = mono_ns(), t0 = rdtsc(), n1, t1;
+	uint64_t n0 = 0, t0 = 0, n1 = 0, t1 = 0;
 
-	do {
-		n1 = mono_ns();
-		t1 = rdtsc();
-	} while (n1 - n0 < 4000000);
+	read_clocks(&n0, &t0);
+	do
+		read_clocks(&n1, &t1);
+	while (n1 - n0 < 4000000);
 	return mul_div(t1 - t0, 1000000, n1 - n0);
 }
 
@@ -261,6 +278,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 	cpu->vm = vm;
 	cpu->index = index;
 	cpu->delivering = -1;
+	cpu->taken = -1;
 	cpu->lapic_ops = &lapic_ops;
 	cpu->commit_exit = calloc(1, sizeof(struct bt_exit));
 	cpu->translator = calloc(1, bt_translator_size());
@@ -325,7 +343,11 @@ static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err 
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
 
+	/* So that INIT and start-up messages never have to be carried over. */
+	bt_take_messages(cpu);
 	*st = cpu->st;
+	st->interrupt_pending = cpu->taken >= 0;
+	st->interrupt_vector = cpu->taken >= 0 ? cpu->taken : 0;
 	st->cr8 = lapic_get_cr8(cpu->lapic);
 	st->msr_apic_base = lapic_base(cpu->lapic);
 	st->tsc = bt_guest_tsc(cpu);
@@ -364,14 +386,28 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	if (st->cr8 > 15)
 		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index,
 			       (unsigned long long)st->cr8);
-	if ((get_le64(st->xsave + 512) & ~(uint64_t)sys_xcr0_max()) || get_le64(st->xsave + 520) ||
-	    get_le64(st->xsave + 528) || (get_le32(st->xsave + 24) & ~sys_mxcsr_mask()))
+	if ((get_le64(st->xsave + 512) | st->xcr0) & ~(uint64_t)sys_xcr0_max())
+		return err_set(err, EOPNOTSUPP,
+			       "vCPU %u: extended state %#llx (as in XCR0) is more than bt carries",
+			       cpu->index,
+			       (unsigned long long)((get_le64(st->xsave + 512) | st->xcr0) &
+						    ~(uint64_t)sys_xcr0_max()));
+	if (st->interrupt_pending && st->interrupt_vector < 16)
+		return err_set(err, EINVAL, "vCPU %u: pending interrupt %u is out of range",
+			       cpu->index, st->interrupt_vector);
+	if (get_le64(st->xsave + 520) || get_le64(st->xsave + 528) ||
+	    (get_le32(st->xsave + 24) & ~sys_mxcsr_mask()))
 		return err_set(err, EINVAL, "vCPU %u: the FPU image is not valid", cpu->index);
 	cpu->st = *st;
 	cpu->resume = NULL;
 	cpu->fpu_parked = true;
 	lapic_set_cr8(cpu->lapic, st->cr8);
 	set_tsc(cpu, st->tsc);
+	if (cpu->index == 0 && cpu->vm->clock_loaded) {
+		cpu->vm->clock_tsc = bt_guest_tsc(cpu);
+		cpu->vm->clock_loaded = false;
+	}
+	bt_clock_loaded(cpu);
 	cpu->wait_sipi = st->run_state == VCPU_WAIT_SIPI;
 	cpu->halted = st->run_state == VCPU_HALTED;
 	cpu->nmi_masked = st->nmi_masked;
@@ -383,6 +419,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	cpu->exc.error = st->exception_error;
 	cpu->exc.cr2 = st->cr2;
 	cpu->exc.soft = false;
+	cpu->taken = st->interrupt_pending ? st->interrupt_vector : -1;
 	cpu->delivering = -1;
 	cpu->cpl = st->segs[SEG_SS].attr >> SEG_ATTR_DPL_SHIFT & 3;
 	bt_tlb_flush_all(cpu);
@@ -399,6 +436,24 @@ static int bt_save(struct accel_vm *avm, struct snap_writer *w, struct err *err)
 	ioapic_save(vm->ioapic, w);
 	for (unsigned i = 0; i < vm->count; i++)
 		lapic_save(vm->cpus[i]->lapic, w);
+	accel_clock_save(w, bt_clock_ns(vm->cpus[0]), (uint32_t)vm->tsc_khz);
+	return 0;
+}
+
+static int load_clock(struct bt_vm *vm, struct snap_reader *r, struct err *err)
+{
+	uint32_t khz;
+	uint64_t ns;
+	int ret = accel_clock_load(r, &ns, &khz, err);
+
+	if (ret)
+		return ret;
+	if (!accel_same_khz(khz, vm->tsc_khz))
+		return err_set(err, EOPNOTSUPP,
+			       "TSC of %u kHz; this host's is %llu and bt does not scale it", khz,
+			       (unsigned long long)vm->tsc_khz);
+	vm->clock_ns = ns;
+	vm->clock_loaded = true;
 	return 0;
 }
 
@@ -412,6 +467,8 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 
 	for (unsigned i = 0; i < vm->count && !ret; i++)
 		ret = lapic_load(vm->cpus[i]->lapic, r, err);
+	if (!ret)
+		ret = load_clock(vm, r, err);
 
 	/* guest memory was replaced under the translations */
 	pthread_mutex_lock(&vm->lock);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "accel/clock.h"
 #include "accel/kvm/kvm.h"
 #include "accel/kvm/kvm_kick.h"
 #include "base/log.h"
@@ -20,9 +21,6 @@
 /* Pages that the kernel needs on processors which cannot run real mode; in no one's way */
 #define IDENTITY_PAGE 0xfeffc000ull
 #define TSS_PAGES 0xfeffd000ull
-
-#define SNAP_CLOCK "clock"
-#define SNAP_CLOCK_VERSION 1
 
 int kvm_call(int fd, unsigned long request, const char *name, void *arg, struct err *err)
 {
@@ -227,26 +225,20 @@ static int save_clock(struct kvm_vm *vm, struct snap_writer *w, struct err *err)
 
 	if (ret < 0)
 		return ret;
-	snap_begin(w, SNAP_CLOCK, SNAP_CLOCK_VERSION);
-	snap_put_u64(w, clock.clock);
-	snap_put_u32(w, vm->tsc_khz);
-	snap_close(w);
+	accel_clock_save(w, clock.clock, vm->tsc_khz);
 	return 0;
 }
 
 static int load_clock(struct kvm_vm *vm, struct snap_reader *r, struct err *err)
 {
 	struct kvm_clock_data clock = { 0 };
-	uint32_t version, khz;
-	int ret = snap_open(r, SNAP_CLOCK, SNAP_CLOCK_VERSION, &version, err);
+	uint64_t ns;
+	uint32_t khz;
+	int ret = accel_clock_load(r, &ns, &khz, err);
 
 	if (ret < 0)
 		return ret;
-	clock.clock = snap_get_u64(r);
-	khz = snap_get_u32(r);
-	ret = snap_end(r, err);
-	if (ret < 0)
-		return ret;
+	clock.clock = ns;
 	/* Rates that are measured differ in the last digits; guests correct more than that. */
 	if (khz && !accel_same_khz(khz, vm->tsc_khz)) {
 		for (unsigned i = 0; i < vm->count && ret == 0; i++)
