@@ -29,10 +29,11 @@ static inline int accel_clock_load(struct snap_reader *r, uint64_t *ret_ns, uint
 	return snap_end(r, err);
 }
 
-/** accel_same_khz() - whether two measured rates are one: within 500 ppm, which guests correct */
+/** accel_same_khz() - whether two measured rates are one: within a thousandth, as rates are
+ * measured */
 static inline int accel_same_khz(uint64_t a, uint64_t b)
 {
-	return (a > b ? a - b : b - a) <= b / 2000;
+	return (a > b ? a - b : b - a) <= b / 1000;
 }
 
 #endif

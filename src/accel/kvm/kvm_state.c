@@ -297,6 +297,19 @@ static void put_regs(struct kvm_regs *r, const struct vcpu_state *st)
 /* ---- extended state ---- */
 
 #define XSTATE_BV 512 /* in the header */
+#define XSTATE_KEYS (1ull << 9)
+
+/*
+ * The kernel always has protection keys among what is in use. Zero is their initial value, so
+ * then they need not be carried, which other accelerators might be unable to.
+ */
+static void drop_unused_keys(struct vcpu_state *st)
+{
+	const uint8_t *keys = st->xsave + vcpu_xstate_parts[VCPU_XSTATE_PARTS - 1].offset;
+
+	if (!get_le32(keys))
+		put_le64(st->xsave + XSTATE_BV, get_le64(st->xsave + XSTATE_BV) & ~XSTATE_KEYS);
+}
 
 static int get_xsave(struct kvm_vcpu *cpu, struct vcpu_state *st, struct err *err)
 {
@@ -319,6 +332,7 @@ static int get_xsave(struct kvm_vcpu *cpu, struct vcpu_state *st, struct err *er
 		if (off && off + p->size <= sizeof(area.region))
 			memcpy(st->xsave + p->offset, from + off, p->size);
 	}
+	drop_unused_keys(st);
 	return 0;
 }
 

@@ -326,14 +326,25 @@ static double rounds_per_ns(struct guest *g, const char *entry, int us, const ch
 }
 
 /*
- * A rate that is good needs no second look, nor does one that is hopeless. One of zero may be
- * the host's first touch of everything that KVM needs.
+ * A rate that is good needs no second look, one that is hopeless twice no third. The first time the
+ * host may touch much that KVM needs.
  */
-static bool plain_settled(const struct trial *t)
+static bool plain_settled(const struct trial *t, unsigned tries)
 {
 	double share = t->native_mips > 0 ? t->ring0_mips / t->native_mips : 0;
 
-	return share >= TRIAL_SHARE_MIN || (share > 0 && share < TRIAL_SHARE_MIN / 20);
+	return share >= TRIAL_SHARE_MIN || (tries > 1 && share > 0 && share < TRIAL_SHARE_MIN / 20);
+}
+
+static void measure_plain(struct guest *g, struct trial *t)
+{
+	t->native_mips = native_mips();
+	for (unsigned i = 0; i < PLAIN_TRIES && !plain_settled(t, i); i++) {
+		double mips = rounds_per_ns(g, trial_code, PLAIN_US, "ring-0 code") * PLAIN_TURNS *
+			      PLAIN_INSNS * 1000;
+
+		t->ring0_mips = mips > t->ring0_mips ? mips : t->ring0_mips;
+	}
 }
 
 static void try(int kvm_fd, struct trial *t)
@@ -350,10 +361,7 @@ static void try(int kvm_fd, struct trial *t)
 	sigaction(SIGALRM, &sa, NULL);
 	make_guest(&g, kvm_fd);
 
-	t->native_mips = native_mips();
-	for (unsigned i = 0; i < PLAIN_TRIES && !plain_settled(t); i++)
-		t->ring0_mips = rounds_per_ns(&g, trial_code, PLAIN_US, "ring-0 code") *
-				PLAIN_TURNS * PLAIN_INSNS * 1000;
+	measure_plain(&g, t);
 	publish(t, TRIAL_PLAIN);
 
 	for (unsigned i = 0; i < KERNEL_TRIES && t->rounds_per_ms < TRIAL_ROUNDS_MIN; i++)
