@@ -97,6 +97,15 @@ struct accel_ops {
 	 */
 	int (*reset)(struct accel_vm *vm, struct err *err);
 
+	/*
+	 * Optional, NULL when vCPU writes are not tracked. dirty_log_set() begins or ends tracking;
+	 * dirty_log_fetch() stores a bit per page of RAM, by memfd offset, that vCPUs wrote since
+	 * the last fetch, into whole words of @bitmap. Any thread; vCPUs may run. What devices
+	 * write is not in it.
+	 */
+	int (*dirty_log_set)(struct accel_vm *vm, bool on, struct err *err);
+	int (*dirty_log_fetch)(struct accel_vm *vm, uint64_t *bitmap, struct err *err);
+
 	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */
 	void (*stats)(struct accel_vm *vm, char *buf, unsigned size);
 };

@@ -54,7 +54,7 @@ static struct {
 	struct fake_cpu cpu[CPUS];
 	struct kvm_irqchip chip[3];
 	struct kvm_clock_data clock;
-	uint32_t lines;
+	uint32_t lines, mem_flags;
 	uint32_t exit_reason; /* of the next KVM_RUN; 0: EINTR when it shall exit at once */
 	uint32_t suberror;
 	struct kvm_msi msi;
@@ -211,6 +211,16 @@ static int vm_call(unsigned long request, void *arg)
 		const struct kvm_irq_level *line = arg;
 
 		k.lines = (k.lines & ~(1u << line->irq)) | line->level << line->irq;
+		return 0;
+	}
+	case KVM_SET_USER_MEMORY_REGION:
+		k.mem_flags = ((const struct kvm_userspace_memory_region *)arg)->flags;
+		return 0;
+	case KVM_GET_DIRTY_LOG: {
+		const struct kvm_dirty_log *log = arg;
+
+		memset(log->dirty_bitmap, 0, MIB(2) / PAGE_SIZE / 8);
+		((uint8_t *)log->dirty_bitmap)[3] = 0x10;
 		return 0;
 	}
 	case KVM_SIGNAL_MSI:
@@ -452,6 +462,26 @@ static void test_lines(void **state)
 	rig_free(&r);
 }
 
+static void test_dirty_log(void **state)
+{
+	uint64_t bitmap[MIB(2) / PAGE_SIZE / 64];
+	struct rig r;
+	struct err err;
+
+	assert_int_equal(rig_make(&r, &accel_kvm, &err), 0);
+	assert_int_equal(k.mem_flags, 0);
+	assert_int_equal(accel_kvm.dirty_log_set(r.vm, true, &err), 0);
+	assert_int_equal(k.mem_flags, KVM_MEM_LOG_DIRTY_PAGES);
+	memset(bitmap, 0xff, sizeof(bitmap));
+	assert_int_equal(accel_kvm.dirty_log_fetch(r.vm, bitmap, &err), 0);
+	assert_int_equal(bitmap[0], 1ull << 28);
+	for (unsigned i = 1; i < ARRAY_SIZE(bitmap); i++)
+		assert_int_equal(bitmap[i], 0);
+	assert_int_equal(accel_kvm.dirty_log_set(r.vm, false, &err), 0);
+	assert_int_equal(k.mem_flags, 0);
+	rig_free(&r);
+}
+
 /* A state that says something in every field that has to cross */
 static void fill_state(struct vcpu_state *st)
 {
@@ -606,6 +636,7 @@ int main(void)
 		cmocka_unit_test_setup(test_each_call_fails, setup),
 		cmocka_unit_test_setup(test_exits, setup),
 		cmocka_unit_test_setup(test_lines, setup),
+		cmocka_unit_test_setup(test_dirty_log, setup),
 		cmocka_unit_test_setup(test_moves, setup),
 		cmocka_unit_test_setup(test_refusals, setup),
 	};

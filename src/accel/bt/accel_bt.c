@@ -364,16 +364,16 @@ static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err 
 
 /*
  * The state has no time of its own, so between saving and setting some ticks pass, others on each
- * vCPU. What lies within a tenth of a second of vCPU 0 (or of the present) is meant to be the same.
+ * vCPU. What lies within a second of vCPU 0 (or of the present) is meant to be the same; KVM takes
+ * it so.
  */
 static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
 {
 	uint64_t near =
 	    cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
-	int64_t off = (int64_t)(tsc - rdtsc() - near);
+	int64_t off = (int64_t)(tsc - rdtsc() - near), second = (int64_t)cpu->vm->tsc_khz * 1000;
 
-	if (tsc &&
-	    (off > (int64_t)cpu->vm->tsc_khz * 100 || off < -(int64_t)cpu->vm->tsc_khz * 100))
+	if (tsc && (off > second || off < -second))
 		cpu->tsc_offset = near + off;
 	else if (tsc)
 		cpu->tsc_offset = near;

@@ -71,7 +71,8 @@ static void kvm_vm_free(struct accel_vm *avm)
 	free(vm);
 }
 
-static int map_memory(struct kvm_vm *vm, struct err *err)
+/* @flags: KVM_MEM_* of all slots; the kernel takes a known slot with other flags for a change. */
+static int map_memory(struct kvm_vm *vm, uint32_t flags, struct err *err)
 {
 	int ret = 0;
 
@@ -79,12 +80,39 @@ static int map_memory(struct kvm_vm *vm, struct err *err)
 		const struct mem_slot *s = &vm->mem->slots[i];
 		struct kvm_userspace_memory_region region = {
 			.slot = i,
+			.flags = flags,
 			.guest_phys_addr = s->gpa,
 			.memory_size = s->size,
 			.userspace_addr = (uintptr_t)s->hva,
 		};
 
 		ret = KVM_CALL(vm->fd, KVM_SET_USER_MEMORY_REGION, &region, err);
+	}
+	return ret;
+}
+
+/*
+ * The bitmap, not the ring: a ring is memory of each vCPU for the VM's whole life, and its gain is
+ * with guests so large that scanning the bitmap (2 KiB for 64 MiB) counts.
+ */
+static int kvm_dirty_log_set(struct accel_vm *avm, bool on, struct err *err)
+{
+	return map_memory((struct kvm_vm *)avm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
+}
+
+static int kvm_dirty_log_fetch(struct accel_vm *avm, uint64_t *bitmap, struct err *err)
+{
+	struct kvm_vm *vm = (struct kvm_vm *)avm;
+	int ret = 0;
+
+	for (unsigned i = 0; i < vm->mem->slot_count && ret == 0; i++) {
+		/* Slots begin at multiples of 64 pages of the file. */
+		struct kvm_dirty_log log = {
+			.slot = i,
+			.dirty_bitmap = bitmap + (vm->mem->slots[i].fd_offset >> PAGE_SHIFT) / 64,
+		};
+
+		ret = KVM_CALL(vm->fd, KVM_GET_DIRTY_LOG, &log, err);
 	}
 	return ret;
 }
@@ -145,7 +173,7 @@ static int kvm_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	if (ret == 0)
 		ret = kvm_irq_init(vm, ret_irq, err);
 	if (ret == 0)
-		ret = map_memory(vm, err);
+		ret = map_memory(vm, 0, err);
 	if (ret < 0) {
 		kvm_vm_free((struct accel_vm *)vm);
 		return ret;
@@ -298,5 +326,7 @@ const struct accel_ops accel_kvm = {
 	.save = kvm_save,
 	.load = kvm_load,
 	.reset = kvm_reset,
+	.dirty_log_set = kvm_dirty_log_set,
+	.dirty_log_fetch = kvm_dirty_log_fetch,
 	.stats = kvm_stats,
 };
