@@ -45,13 +45,13 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* The group that may open the device; NULL when nobody but its owner may. */
+/* The group that may open the device; NULL when there is none to be advised. */
 static const char *device_group(char *buf, size_t size)
 {
 	struct group entry, *found = NULL;
 	struct stat st;
 
-	if (stat("/dev/kvm", &st) < 0 || (st.st_mode & 060) != 060)
+	if (stat("/dev/kvm", &st) < 0 || (st.st_mode & 060) != 060 || st.st_gid == 0)
 		return NULL;
 	if (getgrgid_r(st.st_gid, &entry, buf, size, &found) || !found)
 		return NULL;
