@@ -31,7 +31,7 @@ struct config {
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool debug_exit, no_reboot;
-	bool json; /* of --probe */
+	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;
 	char *accel_debug; /* may be NULL */
