@@ -34,7 +34,8 @@ struct trial {
 /** trial_start() - run the trial in another process; @t is shared memory; 0 or -errno */
 int trial_start(int kvm_fd, struct trial *t, pid_t *ret_pid);
 
-/** trial_end() - wait until it is done or @deadline_ns (CLOCK_MONOTONIC), and end it */
+/** trial_end() - wait until it is done or @deadline_ns (CLOCK_MONOTONIC), and end it; up to 4 ms
+ * more */
 void trial_end(const struct trial *t, pid_t pid, uint64_t deadline_ns);
 
 #endif
