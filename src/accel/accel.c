@@ -5,6 +5,7 @@
 
 /* In the order in which "auto" tries them. */
 const struct accel_ops *const accel_list[] = {
+	&accel_kvm,
 #ifdef EYOT_ACCEL_BT
 	&accel_bt,
 #endif

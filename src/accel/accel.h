@@ -42,11 +42,28 @@ struct accel_config {
 	const char *debug;	   /* bt: comma-separated debug options, or NULL */
 };
 
+/* Limits of a probe: when there is a choice, and when somebody asked for this accelerator */
+#define PROBE_MS 50
+#define PROBE_ASKED_MS 2000
+
+/* What a probe found, for people and programs. */
+struct accel_probe {
+	const char *verdict; /* "usable", or in one word why not */
+	char reason[256];    /* one line, also when usable */
+	double ring0_mips;   /* rate of ring-0 code, million instructions per second; 0: unknown */
+	double native_mips;  /* the same code as a process of the host */
+	uint64_t exit_ns;    /* a guest's port access and back; 0: unknown */
+};
+
 struct accel_ops {
 	const char *name;
 
-	/* 0 when usable here; -errno with one line why not. At most 50 ms. */
-	int (*probe)(struct err *err);
+	/*
+	 * 0 when usable here; -errno with one line why not. Never takes longer than @limit_ms, at
+	 * least PROBE_MS; what is not known by then counts as unusable.
+	 * -ENOENT, -EACCES, -EOPNOTSUPP: not there, not allowed, too old; others: it does not do.
+	 */
+	int (*probe)(struct accel_probe *ret_probe, unsigned limit_ms, struct err *err);
 
 	/*
 	 * Make the VM: CPUs, local APICs and the I/O interrupt controller (which claims
@@ -68,17 +85,26 @@ struct accel_ops {
 	void (*vcpu_kick)(struct accel_vcpu *vcpu);
 
 	/* Only while the vCPU is not in vcpu_run(). */
-	void (*vcpu_get_state)(struct accel_vcpu *vcpu, struct vcpu_state *state);
+	int (*vcpu_get_state)(struct accel_vcpu *vcpu, struct vcpu_state *state, struct err *err);
 	int (*vcpu_set_state)(struct accel_vcpu *vcpu, const struct vcpu_state *state,
 			      struct err *err);
 
 	/* Interrupt controllers, clocks and per-vCPU APICs; all vCPUs stopped. */
-	int (*save)(struct accel_vm *vm, struct snap_writer *w);
+	int (*save)(struct accel_vm *vm, struct snap_writer *w, struct err *err);
 	int (*load)(struct accel_vm *vm, struct snap_reader *r, struct err *err);
 
 	/* All CPUs, APICs and the interrupt controller to their power-on state; all vCPUs stopped.
 	 */
-	void (*reset)(struct accel_vm *vm);
+	int (*reset)(struct accel_vm *vm, struct err *err);
+
+	/*
+	 * Optional, NULL when vCPU writes are not tracked. dirty_log_set() begins or ends tracking;
+	 * dirty_log_fetch() stores a bit per page of RAM, by memfd offset, that vCPUs wrote since
+	 * the last fetch, into whole words of @bitmap. Any thread; vCPUs may run. What devices
+	 * write is not in it.
+	 */
+	int (*dirty_log_set)(struct accel_vm *vm, bool on, struct err *err);
+	int (*dirty_log_fetch)(struct accel_vm *vm, uint64_t *bitmap, struct err *err);
 
 	/* Figures for people and tests, e.g. translated blocks; "name value\n" lines into @buf. */
 	void (*stats)(struct accel_vm *vm, char *buf, unsigned size);

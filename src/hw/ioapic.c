@@ -25,10 +25,9 @@
 #define IOWIN 0x10
 
 #define RTE_DEST_LOGICAL (1ull << 11)
-#define RTE_REMOTE_IRR (1ull << 14)
-#define RTE_LEVEL (1ull << 15)
-#define RTE_MASKED (1ull << 16)
-#define RTE_WRITABLE 0xff0000000001afffull
+#define RTE_REMOTE_IRR IOAPIC_RTE_REMOTE_IRR
+#define RTE_MASKED IOAPIC_RTE_MASKED
+#define RTE_WRITABLE IOAPIC_RTE_WRITABLE
 
 #define SNAP_NAME "ioapic"
 #define SNAP_VERSION 1
@@ -59,15 +58,10 @@ static unsigned rte_mode(uint64_t rte)
 	return rte >> 8 & 7;
 }
 
-static bool rte_is_level(uint64_t rte)
-{
-	return rte & RTE_LEVEL && rte_mode(rte) <= 1;
-}
-
 static void deliver(struct ioapic *io, uint64_t rte)
 {
 	lapic_deliver(io->set, (uint32_t)(rte >> 56), rte & RTE_DEST_LOGICAL, rte_mode(rte),
-		      (uint8_t)rte, rte_is_level(rte));
+		      (uint8_t)rte, ioapic_rte_is_level(rte));
 }
 
 /* Under the lock: whether a level-triggered pin must deliver now; notes it in remote IRR */
@@ -75,7 +69,8 @@ static bool level_due(struct ioapic *io, unsigned pin)
 {
 	uint64_t rte = io->rte[pin];
 
-	if (!(io->lines >> pin & 1) || !rte_is_level(rte) || rte & (RTE_MASKED | RTE_REMOTE_IRR))
+	if (!(io->lines >> pin & 1) || !ioapic_rte_is_level(rte) ||
+	    rte & (RTE_MASKED | RTE_REMOTE_IRR))
 		return false;
 	io->rte[pin] |= RTE_REMOTE_IRR;
 	return true;
@@ -96,7 +91,7 @@ void ioapic_set_line(void *ioapic, unsigned pin, bool level)
 	else
 		io->lines &= ~(1u << pin);
 	rte = io->rte[pin];
-	if (rte_is_level(rte))
+	if (ioapic_rte_is_level(rte))
 		due = level_due(io, pin);
 	else
 		due = rising && !(rte & RTE_MASKED);
@@ -152,7 +147,7 @@ static bool write_window(struct ioapic *io, uint32_t val, uint64_t *ret_rte)
 	rte = io->rte[pin] & ~(0xffffffffull << shift);
 	rte |= (uint64_t)val << shift;
 	rte = (rte & RTE_WRITABLE) | (io->rte[pin] & RTE_REMOTE_IRR);
-	if (!rte_is_level(rte))
+	if (!ioapic_rte_is_level(rte))
 		rte &= ~RTE_REMOTE_IRR;
 	io->rte[pin] = rte;
 	*ret_rte = rte;
@@ -228,48 +223,66 @@ void ioapic_free(struct ioapic *io)
 	free(io);
 }
 
-void ioapic_save(struct ioapic *io, struct snap_writer *w)
+void ioapic_state_save(const struct ioapic_state *st, struct snap_writer *w)
 {
 	snap_begin(w, SNAP_NAME, SNAP_VERSION);
-	snap_put_u8(w, io->select);
-	snap_put_u8(w, io->id);
-	snap_put_u32(w, io->lines);
+	snap_put_u8(w, st->select);
+	snap_put_u8(w, st->id);
+	snap_put_u32(w, st->lines);
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
-		snap_put_u64(w, io->rte[pin]);
+		snap_put_u64(w, st->rte[pin]);
 	snap_close(w);
 }
 
-int ioapic_load(struct ioapic *io, struct snap_reader *r, struct err *err)
+int ioapic_state_load(struct ioapic_state *st, struct snap_reader *r, struct err *err)
 {
-	struct ioapic in = { 0 };
 	uint32_t version;
 	int ret = snap_open(r, SNAP_NAME, SNAP_VERSION, &version, err);
 
 	if (ret < 0)
 		return ret;
-	in.select = snap_get_u8(r);
-	in.id = snap_get_u8(r);
-	in.lines = snap_get_u32(r);
+	st->select = snap_get_u8(r);
+	st->id = snap_get_u8(r);
+	st->lines = snap_get_u32(r);
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
-		in.rte[pin] = snap_get_u64(r);
+		st->rte[pin] = snap_get_u64(r);
 	ret = snap_end(r, err);
 	if (ret < 0)
 		return ret;
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
-		uint64_t rte = in.rte[pin];
+		uint64_t rte = st->rte[pin];
 
 		if (rte & ~(RTE_WRITABLE | RTE_REMOTE_IRR) ||
-		    (rte & RTE_REMOTE_IRR && !rte_is_level(rte)))
+		    (rte & RTE_REMOTE_IRR && !ioapic_rte_is_level(rte)))
 			return err_set(err, EBADMSG, "I/O APIC: saved pin %u is not valid", pin);
 	}
-	if (in.id > 15 || in.lines >> IOAPIC_PINS)
+	if (st->id > 15 || st->lines >> IOAPIC_PINS)
 		return err_set(err, EBADMSG, "I/O APIC: saved state is not valid");
-	lock(io);
-	io->select = in.select;
-	io->id = in.id;
-	io->lines = in.lines;
+	return 0;
+}
+
+void ioapic_save(struct ioapic *io, struct snap_writer *w)
+{
+	struct ioapic_state st = { .select = io->select, .id = io->id, .lines = io->lines };
+
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
-		io->rte[pin] = in.rte[pin];
+		st.rte[pin] = io->rte[pin];
+	ioapic_state_save(&st, w);
+}
+
+int ioapic_load(struct ioapic *io, struct snap_reader *r, struct err *err)
+{
+	struct ioapic_state st;
+	int ret = ioapic_state_load(&st, r, err);
+
+	if (ret < 0)
+		return ret;
+	lock(io);
+	io->select = st.select;
+	io->id = st.id;
+	io->lines = st.lines;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+		io->rte[pin] = st.rte[pin];
 	unlock(io);
 	return 0;
 }

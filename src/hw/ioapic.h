@@ -42,4 +42,26 @@ void ioapic_reset(struct ioapic *io);
 void ioapic_save(struct ioapic *io, struct snap_writer *w);
 int ioapic_load(struct ioapic *io, struct snap_reader *r, struct err *err);
 
+#define IOAPIC_RTE_REMOTE_IRR (1ull << 14)
+#define IOAPIC_RTE_LEVEL (1ull << 15)
+#define IOAPIC_RTE_MASKED (1ull << 16)
+#define IOAPIC_RTE_WRITABLE 0xff0000000001afffull
+
+/* What an I/O APIC is saved as, on every accelerator. */
+struct ioapic_state {
+	uint8_t select, id;
+	uint32_t lines; /* asserted pins */
+	uint64_t rte[IOAPIC_PINS];
+};
+
+/** ioapic_rte_is_level() - whether a redirection entry sends level-triggered interrupts */
+static inline bool ioapic_rte_is_level(uint64_t rte)
+{
+	return rte & IOAPIC_RTE_LEVEL && (rte >> 8 & 7) <= 1;
+}
+
+void ioapic_state_save(const struct ioapic_state *st, struct snap_writer *w);
+/** ioapic_state_load() - a saved state, checked; -EBADMSG */
+int ioapic_state_load(struct ioapic_state *st, struct snap_reader *r, struct err *err);
+
 #endif

@@ -91,4 +91,34 @@ void lapic_reset(struct lapic *l, bool init); /* @init: by INIT: keeps the APIC 
 void lapic_save(const struct lapic *l, struct snap_writer *w);
 int lapic_load(struct lapic *l, struct snap_reader *r, struct err *err);
 
+#define LAPIC_LVT_COUNT 6 /* timer, thermal, performance, LINT0, LINT1, error */
+
+/* Bits of lapic_state.events above LAPIC_EV_*: a second NMI waits; vector of the start-up message
+ */
+#define LAPIC_EV_SECOND_NMI 0x10u
+#define LAPIC_EV_SIPI_SHIFT 8
+
+/*
+ * What a local APIC is saved as, on every accelerator. Registers are as in the xAPIC page; ldr is
+ * 0 in x2APIC mode, where it follows from the ID.
+ */
+struct lapic_state {
+	uint32_t id;
+	uint64_t base; /* IA32_APIC_BASE */
+	uint64_t irr[4], tmr[4], isr[4];
+	uint32_t events;      /* LAPIC_EV_*, as above */
+	uint32_t esr_pending; /* errors not yet shown in esr */
+	uint32_t esr, tpr, svr, ldr, dfr, lvt[LAPIC_LVT_COUNT], icr, icr2, divide, timer_initial;
+	uint64_t timer_left_ns; /* until the count reaches zero; 0: stopped */
+	uint64_t tsc_deadline;	/* 0: disarmed */
+};
+
+/** lapic_state_reset() - the power-on state of APIC @id */
+void lapic_state_reset(struct lapic_state *st, uint32_t id);
+void lapic_state_save(const struct lapic_state *st, struct snap_writer *w);
+/** lapic_state_load() - the saved state of APIC @id, checked; -EBADMSG */
+int lapic_state_load(struct lapic_state *st, uint32_t id, struct snap_reader *r, struct err *err);
+/** lapic_lvt_mask() - the bits of a local vector table entry that a guest can set */
+uint32_t lapic_lvt_mask(unsigned index);
+
 #endif

@@ -42,7 +42,8 @@ enum {
 	APIC_SELF_IPI = 0x3f0,
 };
 
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
+enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR };
+#define LVT_COUNT LAPIC_LVT_COUNT
 
 #define LVT_MASKED (1u << 16)
 #define LVT_MODE (7u << 8)
@@ -63,7 +64,7 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CO
  * __atomic builtins; the others belong to the vCPU's thread.
  */
 /* Of NMIs that come before any is taken two count, as a CPU serves one and remembers another. */
-#define EV_SECOND_NMI 0x10u
+#define EV_SECOND_NMI LAPIC_EV_SECOND_NMI
 #define EV_MASK 0x0fu
 
 struct lapic {

@@ -87,10 +87,18 @@ static bool bar_wanted(const struct pci_dev *dev, unsigned idx, uint64_t *ret_ad
 	       within(addr, bar->size, MEM_PCI64_BASE, MEM_PCI64_SIZE);
 }
 
+static void tell_bar(struct pci_dev *dev, const struct pci_bar *bar, bool mapped)
+{
+	if (dev->ops && dev->ops->bar_moved)
+		dev->ops->bar_moved(dev, (unsigned)(bar - dev->bars), bar_bus(dev, bar),
+				    bar->mapped, mapped);
+}
+
 static void unmap_bar(struct pci_dev *dev, struct pci_bar *bar)
 {
 	if (!bar->is_mapped)
 		return;
+	tell_bar(dev, bar, false);
 	bus_del(bar_bus(dev, bar), bar->mapped, bar->opaque);
 	bar->is_mapped = false;
 }
@@ -106,6 +114,7 @@ static void map_bars(struct pci_dev *dev)
 		if (!bus_add(bar_bus(dev, bar), addr, bar->size, bar->ops, bar->opaque)) {
 			bar->mapped = addr;
 			bar->is_mapped = true;
+			tell_bar(dev, bar, true);
 		}
 	}
 }

@@ -77,6 +77,9 @@ struct pci_dev_ops {
 	/* After MSI-X enable, function mask or an entry changed; under the MSI-X lock, not always
 	 * the host's: note it only */
 	void (*msix_changed)(struct pci_dev *dev);
+	/* BAR @idx came to @addr on @bus, or is about to leave it */
+	void (*bar_moved)(struct pci_dev *dev, unsigned idx, struct bus *bus, uint64_t addr,
+			  bool mapped);
 };
 
 struct pci_bar {

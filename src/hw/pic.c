@@ -30,19 +30,12 @@
 #define SNAP_NAME "pic"
 #define SNAP_VERSION 1
 
-struct chip {
-	uint8_t irr, imr, isr, elcr, elcr_mask, lines;
-	uint8_t base;  /* vector of IRQ 0, a multiple of 8 */
-	uint8_t first; /* IRQ of the highest priority */
-	uint8_t init;  /* initialisation word expected next: 2, 3, 4; 0: none */
-	bool expect_icw4, auto_eoi, rotate_aeoi, special_mask, nested;
-	bool read_isr, poll;
-};
+static const uint8_t elcr_mask[2] = { PIC_ELCR_MASTER, PIC_ELCR_SLAVE };
 
 struct pic {
 	bool lock;
 	bool output; /* read without the lock */
-	struct chip chip[2];
+	struct pic_chip_state chip[2];
 	void (*intr)(void *opaque);
 	void *opaque;
 	struct bus *pio;
@@ -56,7 +49,7 @@ static void lock(struct pic *pic)
 }
 
 /* Distance of the most important bit of @mask from the highest priority; 8: none */
-static unsigned priority(const struct chip *c, uint8_t mask)
+static unsigned priority(const struct pic_chip_state *c, uint8_t mask)
 {
 	unsigned p = 0;
 
@@ -66,7 +59,7 @@ static unsigned priority(const struct chip *c, uint8_t mask)
 }
 
 /* The IRQ this chip asks to have served; -1: none */
-static int requested(const struct pic *pic, const struct chip *c)
+static int requested(const struct pic *pic, const struct pic_chip_state *c)
 {
 	uint8_t serving = c->isr;
 	unsigned want = priority(c, c->irr & ~c->imr);
@@ -80,7 +73,7 @@ static int requested(const struct pic *pic, const struct chip *c)
 	return want < priority(c, serving) ? (int)((want + c->first) & 7) : -1;
 }
 
-static void set_line(struct chip *c, unsigned irq, bool level)
+static void set_line(struct pic_chip_state *c, unsigned irq, bool level)
 {
 	uint8_t bit = (uint8_t)(1 << irq);
 
@@ -130,7 +123,7 @@ bool pic_pending(const struct pic *pic)
 	return __atomic_load_n(&pic->output, __ATOMIC_ACQUIRE);
 }
 
-static void acknowledge(struct chip *c, unsigned irq)
+static void acknowledge(struct pic_chip_state *c, unsigned irq)
 {
 	uint8_t bit = (uint8_t)(1 << irq);
 
@@ -166,7 +159,7 @@ int pic_ack(struct pic *pic)
 	return vector;
 }
 
-static void write_icw1(struct chip *c, uint8_t val)
+static void write_icw1(struct pic_chip_state *c, uint8_t val)
 {
 	c->irr &= c->elcr; /* edges are forgotten */
 	c->lines &= c->elcr;
@@ -178,7 +171,7 @@ static void write_icw1(struct chip *c, uint8_t val)
 }
 
 /* Operation command word 2: end of interrupt, rotation */
-static void write_ocw2(struct chip *c, uint8_t val)
+static void write_ocw2(struct pic_chip_state *c, uint8_t val)
 {
 	unsigned irq = val & 7, p;
 
@@ -210,7 +203,7 @@ static void write_ocw2(struct chip *c, uint8_t val)
 	}
 }
 
-static void write_command(struct chip *c, uint8_t val)
+static void write_command(struct pic_chip_state *c, uint8_t val)
 {
 	if (val & ICW1) {
 		write_icw1(c, val);
@@ -226,7 +219,7 @@ static void write_command(struct chip *c, uint8_t val)
 	}
 }
 
-static void write_data(struct chip *c, uint8_t val)
+static void write_data(struct pic_chip_state *c, uint8_t val)
 {
 	switch (c->init) {
 	case 2:
@@ -247,7 +240,7 @@ static void write_data(struct chip *c, uint8_t val)
 	}
 }
 
-static uint8_t read_chip(struct pic *pic, struct chip *c, bool data)
+static uint8_t read_chip(struct pic *pic, struct pic_chip_state *c, bool data)
 {
 	int irq;
 
@@ -264,7 +257,7 @@ static uint8_t read_chip(struct pic *pic, struct chip *c, bool data)
 	return c->read_isr ? c->isr : c->irr;
 }
 
-static uint64_t access_read(struct pic *pic, struct chip *c, uint64_t off, unsigned size)
+static uint64_t access_read(struct pic *pic, struct pic_chip_state *c, uint64_t off, unsigned size)
 {
 	uint64_t val = 0;
 
@@ -275,7 +268,8 @@ static uint64_t access_read(struct pic *pic, struct chip *c, uint64_t off, unsig
 	return val;
 }
 
-static void access_write(struct pic *pic, struct chip *c, uint64_t off, unsigned size, uint64_t val)
+static void access_write(struct pic *pic, struct pic_chip_state *c, uint64_t off, unsigned size,
+			 uint64_t val)
 {
 	lock(pic);
 	for (unsigned i = 0; i < size; i++, val >>= 8) {
@@ -331,9 +325,9 @@ static void elcr_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 
 	lock(pic);
 	for (unsigned i = 0; i < size; i++) {
-		struct chip *c = &pic->chip[(off + i) & 1];
+		struct pic_chip_state *c = &pic->chip[(off + i) & 1];
 
-		c->elcr = (uint8_t)(val >> (8 * i)) & c->elcr_mask;
+		c->elcr = (uint8_t)(val >> (8 * i)) & elcr_mask[(off + i) & 1];
 	}
 	settle_and_unlock(pic);
 }
@@ -346,7 +340,7 @@ void pic_reset(struct pic *pic)
 {
 	lock(pic);
 	for (unsigned i = 0; i < 2; i++) {
-		struct chip *c = &pic->chip[i];
+		struct pic_chip_state *c = &pic->chip[i];
 
 		write_icw1(c, 0);
 		c->init = 0;
@@ -367,8 +361,6 @@ int pic_new(struct bus *pio, void (*intr)(void *opaque), void *opaque, struct pi
 	pic->pio = pio;
 	pic->intr = intr;
 	pic->opaque = opaque;
-	pic->chip[0].elcr_mask = 0xf8; /* IRQ 0, 1 and 2 are always edge-triggered */
-	pic->chip[1].elcr_mask = 0xde; /* IRQ 8 and 13, too */
 	pic_reset(pic);
 	ret = bus_add(pio, PORT_PIC_MASTER, 2, &first_ops, pic);
 	if (!ret)
@@ -393,11 +385,17 @@ void pic_free(struct pic *pic)
 	free(pic);
 }
 
-void pic_save(struct pic *pic, struct snap_writer *w)
+void pic_state_reset(struct pic_chip_state chip[2])
+{
+	for (unsigned i = 0; i < 2; i++)
+		chip[i] = (struct pic_chip_state) { .imr = 0xff };
+}
+
+void pic_state_save(const struct pic_chip_state chip[2], struct snap_writer *w)
 {
 	snap_begin(w, SNAP_NAME, SNAP_VERSION);
 	for (unsigned i = 0; i < 2; i++) {
-		const struct chip *c = &pic->chip[i];
+		const struct pic_chip_state *c = &chip[i];
 
 		snap_put_u8(w, c->irr);
 		snap_put_u8(w, c->imr);
@@ -414,7 +412,7 @@ void pic_save(struct pic *pic, struct snap_writer *w)
 	snap_close(w);
 }
 
-static bool load_chip(struct chip *c, struct snap_reader *r)
+static bool load_chip(struct pic_chip_state *c, uint8_t elcr_valid, struct snap_reader *r)
 {
 	uint8_t flags;
 
@@ -434,29 +432,41 @@ static bool load_chip(struct chip *c, struct snap_reader *r)
 	c->nested = flags & 0x10;
 	c->read_isr = flags & 0x20;
 	c->poll = flags & 0x40;
-	return !(c->elcr & ~c->elcr_mask) && !(c->base & 7) && c->first < 8 &&
+	return !(c->elcr & ~elcr_valid) && !(c->base & 7) && c->first < 8 &&
 	       (!c->init || (c->init >= 2 && c->init <= 4));
 }
 
-int pic_load(struct pic *pic, struct snap_reader *r, struct err *err)
+int pic_state_load(struct pic_chip_state chip[2], struct snap_reader *r, struct err *err)
 {
-	struct chip first = pic->chip[0], second = pic->chip[1];
 	uint32_t version;
-	bool valid;
+	bool valid = true;
 	int ret = snap_open(r, SNAP_NAME, SNAP_VERSION, &version, err);
 
 	if (ret < 0)
 		return ret;
-	valid = load_chip(&first, r);
-	valid = load_chip(&second, r) && valid;
+	for (unsigned i = 0; i < 2; i++)
+		valid = load_chip(&chip[i], elcr_mask[i], r) && valid;
 	ret = snap_end(r, err);
 	if (ret < 0)
 		return ret;
-	if (!valid)
-		return err_set(err, EBADMSG, "8259: saved state is not valid");
+	return valid ? 0 : err_set(err, EBADMSG, "8259: saved state is not valid");
+}
+
+void pic_save(struct pic *pic, struct snap_writer *w)
+{
+	pic_state_save(pic->chip, w);
+}
+
+int pic_load(struct pic *pic, struct snap_reader *r, struct err *err)
+{
+	struct pic_chip_state chip[2];
+	int ret = pic_state_load(chip, r, err);
+
+	if (ret < 0)
+		return ret;
 	lock(pic);
-	pic->chip[0] = first;
-	pic->chip[1] = second;
+	pic->chip[0] = chip[0];
+	pic->chip[1] = chip[1];
 	settle_and_unlock(pic);
 	return 0;
 }

@@ -46,4 +46,24 @@ void pic_reset(struct pic *pic);
 void pic_save(struct pic *pic, struct snap_writer *w);
 int pic_load(struct pic *pic, struct snap_reader *r, struct err *err);
 
+/* What one 8259A is saved as, on every accelerator. */
+struct pic_chip_state {
+	uint8_t irr, imr, isr, elcr, lines;
+	uint8_t base;  /* vector of IRQ 0, a multiple of 8 */
+	uint8_t first; /* IRQ of the highest priority */
+	uint8_t init;  /* initialisation word expected next: 2, 3, 4; 0: none */
+	bool expect_icw4, auto_eoi, rotate_aeoi, special_mask, nested;
+	bool read_isr, poll;
+};
+
+/* IRQs that can be level-triggered: not 0, 1, 2, 8 and 13 */
+#define PIC_ELCR_MASTER 0xf8
+#define PIC_ELCR_SLAVE 0xde
+
+/** pic_state_reset() - the power-on state of the pair: everything masked */
+void pic_state_reset(struct pic_chip_state chip[2]);
+void pic_state_save(const struct pic_chip_state chip[2], struct snap_writer *w);
+/** pic_state_load() - a saved pair, checked; -EBADMSG */
+int pic_state_load(struct pic_chip_state chip[2], struct snap_reader *r, struct err *err);
+
 #endif

@@ -438,6 +438,15 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 	bool disks_dropped = false;
 
 	*ret_action = CONFIG_RUN;
+	if (argc >= 2 && !strcmp(argv[1], "--probe")) {
+		cfg->json = argc == 3 && !strcmp(argv[2], "--json");
+		if (argc > 2 && !cfg->json)
+			return err_set(err, EINVAL,
+				       "argument '%s': --probe takes nothing but --json",
+				       argv[argc > 3 ? 3 : 2]);
+		*ret_action = CONFIG_PROBE;
+		return 0;
+	}
 	for (unsigned pass = 0; pass < 2; pass++) {
 		for (int i = 1; i < argc; i++) {
 			const struct setting *s = NULL;
@@ -512,7 +521,8 @@ void config_done(struct config *cfg)
 const char *config_usage(void)
 {
 	return "usage: eyot-vmm [OPTION]... --kernel FILE\n"
-	       "Run one virtual machine.\n"
+	       "       eyot-vmm --probe [--json]\n"
+	       "Run one virtual machine, or tell what this host can do for such.\n"
 	       "\n"
 	       "  --kernel FILE       bzImage, ELF (64-bit Linux, PVH) or multiboot kernel\n"
 	       "  --initrd FILE       initial RAM disk, or the multiboot kernel's module\n"
@@ -532,6 +542,7 @@ const char *config_usage(void)
 	       "  --name NAME         the machine's name\n"
 	       "  --log LEVEL         error, warn, info or debug (default: info)\n"
 	       "  --config FILE       the same settings from a JSON file; options win\n"
+	       "  --probe [--json]    what the host can do: accelerators, CPU, kernel\n"
 	       "  --help, --version\n"
 	       "\n"
 	       "Exit status: 0 powered off, 2 bad usage or configuration, 4 guest crashed,\n"

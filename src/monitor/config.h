@@ -12,7 +12,7 @@
 
 #define CONFIG_DISKS_MAX 16
 
-enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION };
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
@@ -31,6 +31,7 @@ struct config {
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool debug_exit, no_reboot;
+	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;
 	char *accel_debug; /* may be NULL */

@@ -316,7 +316,10 @@ static int add_disk(struct machine *m, const struct virtio_env *env, unsigned in
 
 static int add_virtio(struct machine *m, struct err *err)
 {
-	struct virtio_env env = { .mem = &m->vm->mem, .pci = m->pci, .loop = m->vm->loop };
+	struct virtio_env env = { .mem = &m->vm->mem,
+				  .pci = m->pci,
+				  .loop = m->vm->loop,
+				  .doorbells = m->vm->mmio.doorbell != NULL };
 	int ret = virtio_rng_new(&env, SLOT_RNG, &m->rng, err);
 
 	if (ret == 0 && wants_virtio_console(m->cfg))

@@ -16,6 +16,7 @@
 #include "monitor/config.h"
 #include "monitor/console.h"
 #include "monitor/machine.h"
+#include "monitor/probe.h"
 #include "monitor/signals.h"
 #include "version.h"
 
@@ -109,9 +110,16 @@ static const struct accel_ops *find_accel(const char *name)
 	return NULL;
 }
 
-static int choose_accel(const char *name, const struct accel_ops **ret_accel, struct err *err)
+/*
+ * @ret_status: what a failure means: an unusable accelerator is the host's fault, an unknown one
+ * the caller's.
+ */
+static int choose_accel(const char *name, const struct accel_ops **ret_accel, int *ret_status,
+			struct err *err)
 {
 	struct err why = { .text = "" };
+	struct accel_probe probe;
+	char passed[400] = "";
 	int ret;
 
 	if (strcmp(name, "auto")) {
@@ -120,22 +128,28 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, st
 		if (!a)
 			return err_set(err, EINVAL, "accel '%s': not in this version of eyot-vmm",
 				       name);
-		ret = a->probe(err);
-		if (ret < 0)
+		ret = a->probe(&probe, PROBE_ASKED_MS, err);
+		if (ret < 0) {
+			*ret_status = STATUS_HOST;
 			return err_prefix(err, ret, "accel '%s'", name);
+		}
 		*ret_accel = a;
 		return 0;
 	}
 	for (unsigned i = 0; accel_list[i]; i++) {
-		if (accel_list[i]->probe(&why) == 0) {
+		size_t len = strlen(passed);
+
+		if (accel_list[i]->probe(&probe, PROBE_MS, &why) == 0) {
 			*ret_accel = accel_list[i];
-			log_info("accelerator %s: chosen, %s", accel_list[i]->name,
-				 why.text[0] ? why.text
-					     : "the best this version has that works here");
+			log_info("accelerator %s: chosen: %s%s", accel_list[i]->name, probe.reason,
+				 passed);
 			return 0;
 		}
+		snprintf(passed + len, sizeof(passed) - len, "; not %s: %s", accel_list[i]->name,
+			 why.text);
 	}
-	return err_set(err, ENODEV, "accel 'auto': none works here: %s", why.text);
+	*ret_status = STATUS_HOST;
+	return err_set(err, ENODEV, "accel 'auto': none works here%s", passed);
 }
 
 /* ---- main ---- */
@@ -154,7 +168,7 @@ static int run(struct program *p, struct err *err, int *ret_status)
 		return ret;
 	/* From here on a failure is the fault of what was asked for, or of a file it names. */
 	*ret_status = STATUS_USAGE;
-	ret = choose_accel(p->cfg.accel, &accel, err);
+	ret = choose_accel(p->cfg.accel, &accel, ret_status, err);
 	if (ret == 0)
 		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p,
 				   &p->con, err);
@@ -184,6 +198,13 @@ int main(int argc, char **argv)
 	ret = config_init(&p.cfg, &err);
 	if (ret == 0)
 		ret = config_parse_args(&p.cfg, argc, argv, &action, &err);
+	if (ret == 0 && action == CONFIG_PROBE) {
+		ret = probe_host(stdout, p.cfg.json, &err);
+		if (ret < 0)
+			log_error("%s", err.text);
+		config_done(&p.cfg);
+		return ret == 0 ? 0 : STATUS_HOST;
+	}
 	if (ret == 0 && action != CONFIG_RUN) {
 		fputs(action == CONFIG_HELP ? config_usage() : "eyot-vmm " EYOT_VERSION "\n",
 		      stdout);

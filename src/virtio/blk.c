@@ -2,11 +2,11 @@
 /*
  * Virtio block device (virtio 1.2, 5.2)
  *
- * A notification takes chains off the queue on the vCPU's own thread and hands
- * them to the block layer at once, with one system call for all of them: on a
- * machine with few cores a change of threads costs more than the submission.
- * Completions come on the loop thread. Small reads that the host's page cache
- * can answer are not even submitted: they are copied and completed on the spot
+ * A notification takes chains off the queue on the vCPU's own thread (on KVM, whose
+ * doorbells spare the guest the trip to us, on the loop thread) and hands them to the block layer
+ * at once, with one system call for all of them: on a machine with few cores a change of threads
+ * costs more than the submission. Completions come on the loop thread. Small reads that the host's
+ * page cache can answer are not even submitted: they are copied and completed on the spot
  * (measured: 4 KiB in 1 us instead of 16 us, and no other thread wakes up).
  *
  * Each queue has a pool of as many requests as a ring has entries. The pool is

@@ -13,6 +13,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -36,6 +38,33 @@ void virtio_queue_notify(struct virtio_dev *dev, unsigned queue)
 	pthread_mutex_lock(&vq->lock);
 	notify_locked(dev, vq);
 	pthread_mutex_unlock(&vq->lock);
+}
+
+/* ---- doorbells ---- */
+
+static void doorbell_rang(void *arg, uint32_t events)
+{
+	struct virtq *vq = arg;
+	uint64_t count;
+
+	if (read(vq->doorbell_fd, &count, sizeof(count)) == sizeof(count))
+		virtio_queue_notify(vq->dev, vq->index);
+}
+
+static int add_doorbell(struct virtio_dev *dev, struct virtq *vq)
+{
+	vq->doorbell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vq->doorbell_fd < 0)
+		return -errno;
+	return loop_fd_add(dev->env.loop, vq->doorbell_fd, EPOLLIN, doorbell_rang, vq,
+			   &vq->doorbell);
+}
+
+static void remove_doorbell(struct virtq *vq)
+{
+	loop_fd_del(vq->doorbell);
+	if (vq->doorbell_fd >= 0)
+		close(vq->doorbell_fd);
 }
 
 static void resume_fired(void *arg)
@@ -223,7 +252,13 @@ int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops,
 	pthread_mutex_init(&dev->isr_lock, NULL);
 	for (unsigned i = 0; i < queue_count; i++)
 		virtq_init(&dev->queues[i], dev, i, env->mem);
-	ret = virtio_pci_init(dev, slot, err);
+	for (unsigned i = 0; i < queue_count && env->doorbells && ret == 0; i++) {
+		ret = add_doorbell(dev, &dev->queues[i]);
+		if (ret < 0)
+			err_set(err, -ret, "queue %u: doorbell: %s", i, strerror(-ret));
+	}
+	if (ret == 0)
+		ret = virtio_pci_init(dev, slot, err);
 	if (ret < 0) {
 		err_prefix(err, ret, "%s", ops->name);
 		dev->pci.host = NULL;
@@ -237,8 +272,10 @@ void virtio_dev_done(struct virtio_dev *dev)
 	if (dev->pci.host)
 		pci_dev_done(&dev->pci);
 	loop_timer_del(dev->resume);
-	for (unsigned i = 0; i < dev->queue_count; i++)
+	for (unsigned i = 0; i < dev->queue_count; i++) {
+		remove_doorbell(&dev->queues[i]);
 		virtq_done(&dev->queues[i]);
+	}
 	pthread_mutex_destroy(&dev->isr_lock);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->queues);
@@ -246,6 +283,10 @@ void virtio_dev_done(struct virtio_dev *dev)
 
 void virtio_dev_quiesce(struct virtio_dev *dev)
 {
+	/* No vCPU runs: what rang until now is all there is. */
+	for (unsigned i = 0; i < dev->queue_count; i++)
+		if (dev->queues[i].doorbell_fd >= 0)
+			doorbell_rang(&dev->queues[i], 0);
 	if (dev->ops->drain)
 		dev->ops->drain(dev);
 }

@@ -289,7 +289,20 @@ static void config_written(struct pci_dev *pci, unsigned off, unsigned size)
 			      (len == 4 ? ~0u : (1u << 8 * len) - 1));
 }
 
+/* Where the accelerator cannot, notifications reach bar_write() as all other writes do. */
+static void bar_moved(struct pci_dev *pci, unsigned idx, struct bus *bus, uint64_t addr,
+		      bool mapped)
+{
+	struct virtio_dev *dev = container_of(pci, struct virtio_dev, pci);
+
+	for (unsigned i = 0; idx == BAR_REGS && i < dev->queue_count; i++)
+		if (dev->queues[i].doorbell_fd >= 0)
+			bus_doorbell(bus, addr + OFF_NOTIFY + i * NOTIFY_MULTIPLIER,
+				     dev->queues[i].doorbell_fd, mapped);
+}
+
 static const struct pci_dev_ops pci_ops = {
+	.bar_moved = bar_moved,
 	.config_read = config_read,
 	.config_written = config_written,
 };

@@ -75,7 +75,7 @@ static uint8_t *avail_event_of(const struct virtq *vq)
 void virtq_init(struct virtq *vq, struct virtio_dev *dev, unsigned index,
 		const struct guest_mem *mem)
 {
-	*vq = (struct virtq) { .dev = dev, .index = index, .mem = mem };
+	*vq = (struct virtq) { .dev = dev, .index = index, .mem = mem, .doorbell_fd = -1 };
 	pthread_mutex_init(&vq->lock, NULL);
 	virtq_clear(vq);
 }

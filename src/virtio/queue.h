@@ -21,6 +21,7 @@
 #define VIRTQ_MAX_CHAIN 256 /* buffers of a chain, indirect ones included */
 #define VIRTQ_NO_VECTOR 0xffff
 
+struct loop_fd;
 struct virtio_dev;
 
 struct virtq {
@@ -40,6 +41,10 @@ struct virtq {
 	bool event_idx, indirect;
 	uint8_t *desc, *avail, *used; /* in guest RAM; valid while running */
 	const struct guest_mem *mem;
+
+	int doorbell_fd; /* counts notifications that no vCPU thread brings; -1: all come that way
+			  */
+	struct loop_fd *doorbell;
 
 	uint16_t last_avail; /* next entry of the available ring */
 	uint16_t used_idx;

@@ -31,6 +31,7 @@ struct virtio_env {
 	const struct guest_mem *mem;
 	struct pci_host *pci;
 	struct loop *loop;
+	bool doorbells; /* the accelerator counts notifications in eventfds: bus_doorbell() */
 };
 
 struct virtio_dev_ops {

@@ -31,6 +31,13 @@ struct bus {
 	pthread_rwlock_t lock;
 	struct bus_range *ranges; /* sorted by base, never overlapping */
 	unsigned count, cap;
+
+	/*
+	 * Set by an accelerator that turns writes (of any width) to @addr into counts of the
+	 * eventfd @fd by itself; such a write reaches no range. 0 or -errno.
+	 */
+	int (*doorbell)(void *arg, uint64_t addr, int fd, bool on);
+	void *doorbell_arg;
 };
 
 int bus_init(struct bus *bus);
@@ -41,6 +48,15 @@ int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct bus_ops 
 
 /** bus_del() - give up the range of @dev that starts at @base */
 void bus_del(struct bus *bus, uint64_t base, void *dev);
+
+/**
+ * bus_doorbell() - have writes to @addr counted in @fd, or no longer
+ * Return: 0; -EOPNOTSUPP when the accelerator does not: writes go to the range, as ever; -errno.
+ */
+static inline int bus_doorbell(struct bus *bus, uint64_t addr, int fd, bool on)
+{
+	return bus->doorbell ? bus->doorbell(bus->doorbell_arg, addr, fd, on) : -EOPNOTSUPP;
+}
 
 /**
  * bus_read() - read a register

@@ -6,7 +6,11 @@
 #include "vm/vm.h"
 
 #define SECTION "vcpu"
-#define VERSION 1
+#define VERSION 2
+
+const struct vcpu_xstate_part vcpu_xstate_parts[VCPU_XSTATE_PARTS] = {
+	{ 2, 576, 256 }, { 5, 1088, 64 }, { 6, 1152, 512 }, { 7, 1664, 1024 }, { 9, 2688, 8 },
+};
 
 /* Members of 64 bits, in the order of the section; arrays follow them. */
 static const size_t words[] = {
@@ -36,9 +40,13 @@ static const size_t words[] = {
 	W(msr_misc_enable),
 	W(msr_spec_ctrl),
 	W(msr_mtrr_def),
+	W(msr_tsc_adjust),
+	W(msr_debugctl),
 	W(msr_kvm_wall_clock),
 	W(msr_kvm_system_time),
 	W(msr_kvm_poll_control),
+	W(msr_kvm_steal_time),
+	W(msr_kvm_pv_eoi),
 	W(tsc),
 #undef W
 };
@@ -82,6 +90,8 @@ void vcpu_state_save(const struct vcpu_state *s, struct snap_writer *w)
 	snap_put_u8(w, s->exception_vector);
 	snap_put_u8(w, s->exception_has_error);
 	snap_put_u32(w, s->exception_error);
+	snap_put_u8(w, s->interrupt_pending);
+	snap_put_u8(w, s->interrupt_vector);
 	snap_put_bytes(w, s->xsave, sizeof(s->xsave));
 	snap_close(w);
 }
@@ -119,10 +129,15 @@ int vcpu_state_load(struct vcpu_state *s, struct snap_reader *r, struct err *err
 	s->exception_vector = snap_get_u8(r);
 	s->exception_has_error = snap_get_u8(r);
 	s->exception_error = snap_get_u32(r);
+	s->interrupt_pending = snap_get_u8(r);
+	s->interrupt_vector = snap_get_u8(r);
 	snap_get_bytes(r, s->xsave, sizeof(s->xsave));
 	ret = snap_end(r, err);
 	if (ret < 0)
 		return ret;
+	if (version != VERSION)
+		return err_set(err, EBADMSG, "saved state: vCPU state of version %u is too old",
+			       version);
 	if (s->run_state > VCPU_WAIT_SIPI)
 		return err_set(err, EBADMSG, "saved state: vCPU run state %u is unknown",
 			       s->run_state);

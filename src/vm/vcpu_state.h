@@ -51,7 +51,20 @@ struct vcpu_dtable {
 	uint16_t limit;
 };
 
-#define VCPU_XSAVE_SIZE 832 /* standard format: legacy 512, header 64, AVX 256 */
+/*
+ * Extended state in the standard format with the offsets of Intel's processors, whatever the
+ * host's: legacy 512, header 64, then the parts of vcpu_xstate_parts.
+ */
+#define VCPU_XSAVE_SIZE 2752
+#define VCPU_XSTATE_PARTS 5
+
+struct vcpu_xstate_part {
+	uint16_t bit;	       /* in XCR0 */
+	uint16_t offset, size; /* bytes */
+};
+
+/* AVX; of AVX-512 the masks, upper halves and upper registers; protection keys */
+extern const struct vcpu_xstate_part vcpu_xstate_parts[VCPU_XSTATE_PARTS];
 
 enum vcpu_run_state { VCPU_RUNNING, VCPU_HALTED, VCPU_WAIT_SIPI };
 
@@ -66,13 +79,18 @@ struct vcpu_state {
 	uint64_t msr_sysenter_cs, msr_sysenter_esp, msr_sysenter_eip;
 	uint64_t msr_pat, msr_tsc_aux, msr_apic_base, msr_misc_enable, msr_spec_ctrl;
 	uint64_t msr_mtrr_def, msr_mtrr_fixed[11], msr_mtrr_var[16];
+	uint64_t msr_tsc_adjust, msr_debugctl;
 	uint64_t msr_kvm_wall_clock, msr_kvm_system_time, msr_kvm_poll_control;
+	uint64_t msr_kvm_steal_time, msr_kvm_pv_eoi;
 	uint64_t tsc; /* value of the counter at the moment of saving; 0 to vcpu_set_state(): leave
 			 it running */
 	uint32_t run_state; /* enum vcpu_run_state */
 	uint8_t nmi_masked, nmi_pending, interrupt_shadow;
 	uint8_t exception_pending, exception_vector, exception_has_error;
 	uint32_t exception_error;
+	/* An interrupt that the local APIC or 8259 counts as taken and the CPU has yet to deliver
+	 */
+	uint8_t interrupt_pending, interrupt_vector;
 	uint8_t xsave[VCPU_XSAVE_SIZE] __attribute__((aligned(64)));
 };
 

@@ -176,9 +176,11 @@ static int power_on(struct vm *vm, struct err *err)
 	if (!state)
 		return err_set(err, ENOMEM, "reset: out of memory");
 	/* Before RAM is filled: a translator forgets here what it knew about RAM's content. */
-	vm->accel->reset(vm->accel_vm);
-	vm->accel->vcpu_get_state(vm->cpus[0].vcpu, state);
-	ret = vm->ops->boot(vm->opaque, state, err);
+	ret = vm->accel->reset(vm->accel_vm, err);
+	if (ret == 0)
+		ret = vm->accel->vcpu_get_state(vm->cpus[0].vcpu, state, err);
+	if (ret == 0)
+		ret = vm->ops->boot(vm->opaque, state, err);
 	/* The counters run on meanwhile, in step on all processors: leave them alone. */
 	state->tsc = 0;
 	if (ret == 0)
@@ -186,10 +188,11 @@ static int power_on(struct vm *vm, struct err *err)
 	/* Memory types must be alike on all processors. */
 	mtrr_def = state->msr_mtrr_def;
 	for (unsigned i = 1; i < vm->cpu_count && ret == 0; i++) {
-		vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state);
+		ret = vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state, err);
 		state->msr_mtrr_def = mtrr_def;
 		state->tsc = 0;
-		ret = vm->accel->vcpu_set_state(vm->cpus[i].vcpu, state, err);
+		if (ret == 0)
+			ret = vm->accel->vcpu_set_state(vm->cpus[i].vcpu, state, err);
 	}
 	free(state);
 	return ret;
@@ -378,7 +381,7 @@ void vm_free(struct vm *vm)
 int vm_save(struct vm *vm, struct snap_writer *w, struct err *err)
 {
 	struct vcpu_state *state;
-	int ret;
+	int ret = 0;
 
 	if (!vm->pause_depth)
 		return err_set(err, EINVAL, "save: the machine is not paused");
@@ -389,15 +392,15 @@ int vm_save(struct vm *vm, struct snap_writer *w, struct err *err)
 	snap_put_u32(w, vm->cpu_count);
 	snap_put_u64(w, vm->mem.size);
 	snap_close(w);
-	for (unsigned i = 0; i < vm->cpu_count; i++) {
-		vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state);
+	for (unsigned i = 0; i < vm->cpu_count && ret == 0; i++) {
+		ret = vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state, err);
 		vcpu_state_save(state, w);
 	}
 	free(state);
-	ret = vm->accel->save(vm->accel_vm, w);
+	if (ret == 0)
+		ret = vm->accel->save(vm->accel_vm, w, err);
 	if (ret < 0)
-		return err_set(err, -ret, "save: accelerator '%s': %s", vm->accel->name,
-			       strerror(-ret));
+		return err_prefix(err, ret, "save: accelerator '%s'", vm->accel->name);
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].save)
 			vm->devices[i].save(vm->devices[i].dev, w);

@@ -155,7 +155,7 @@ static int bt_init(void **ret_ctx)
 	if (bus_add(&b->pio, GUEST_PORT, 1, &slot_ops, b) < 0)
 		return fail("no port", &e);
 	guest_build(&b->guest, guest_mem_ptr(&b->mem, 0, RAM_BYTES), false);
-	ops->vcpu_get_state(b->vcpu, &b->start);
+	ops->vcpu_get_state(b->vcpu, &b->start, NULL);
 	start_state(&b->start);
 	if (ops->vcpu_set_state(b->vcpu, &b->start, &e) < 0)
 		return fail("state refused", &e);
@@ -172,7 +172,7 @@ static void give_up(struct bt *b, uint32_t status, const char *text, const struc
 	struct vcpu_state st;
 	struct err e;
 
-	ops->vcpu_get_state(b->vcpu, &st);
+	ops->vcpu_get_state(b->vcpu, &st, NULL);
 	if (b->taken) {
 		memset(res, 0, offsetof(struct oracle_result, pages));
 		res->status = status;

@@ -60,6 +60,11 @@ _Noreturn void bt_fail(struct bt_cpu *cpu, enum vcpu_exit_reason reason, const c
 	longjmp(flat_jmp, 1);
 }
 
+void bt_wake(struct bt_cpu *cpu, unsigned bits)
+{
+	atomic_fetch_or(&cpu->pending, bits);
+}
+
 __attribute__((noinline)) void bt_fpu_park(struct bt_cpu *cpu)
 {
 	if (!cpu->fpu_parked)

@@ -18,7 +18,7 @@ for obj in $bt $lapic; do
 	case ${obj##*/} in
 	# set-up and end, the log, devices: all with the state parked
 	accel_bt.c.o) parked='calloc|free|mmap64|munmap|strlen|strstr|strchr|snprintf|log_msg|err_set
-		|pthread_mutex_(init|destroy)|timer_delete' ;;
+		|pthread_mutex_(init|destroy)|timer_delete|snap_.*' ;;
 	signals.c.o) parked='pthread_sigmask|sigaction|signal|sigemptyset|sigaddset|__libc_current_sigrtmin
 		|timer_(create|delete)' ;;
 	run.c.o | mmu.c.o) parked='bus_(read|write)' ;;

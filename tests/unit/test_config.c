@@ -31,6 +31,20 @@ static int teardown(void **state)
 			  (char *[]) { "eyot-vmm", __VA_ARGS__ }, &action, &err)
 #define JSON(text) config_parse_json(&cfg, "f", text, strlen(text), &err)
 
+static void test_probe(void **state)
+{
+	assert_int_equal(ARGS("--probe"), 0);
+	assert_int_equal(action, CONFIG_PROBE);
+	assert_false(cfg.json);
+	assert_int_equal(ARGS("--probe", "--json"), 0);
+	assert_int_equal(action, CONFIG_PROBE);
+	assert_true(cfg.json);
+	assert_int_equal(ARGS("--probe", "--cpus"), -EINVAL);
+	assert_int_equal(ARGS("--probe", "--json", "x"), -EINVAL);
+	assert_non_null(strstr(err.text, "'x'"));
+	assert_int_equal(ARGS("--json"), -EINVAL);
+}
+
 static void test_sizes(void **state)
 {
 	uint64_t n;
@@ -192,7 +206,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_sizes), T(test_options),	 T(test_defaults),    T(test_bad_options),
-		T(test_json),  T(test_bad_json), T(test_options_win),
+		T(test_json),  T(test_bad_json), T(test_options_win), T(test_probe),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -97,7 +97,7 @@ static void make(struct side *s, const char *path, uint64_t memory, unsigned cpu
 	s->cfg.disk_count = 1;
 	assert_int_equal(console_open(s->loop, CONSOLE_FILE, s->path, NULL, NULL, &s->con, &err),
 			 0);
-	if (machine_new(&s->cfg, s->loop, accel_list[0], s->con, &events, &s->m, &err) < 0)
+	if (machine_new(&s->cfg, s->loop, &accel_bt, s->con, &events, &s->m, &err) < 0)
 		fail_msg("%s", err.text);
 }
 

@@ -103,7 +103,7 @@ static void make(struct host *h)
 	h->cfg.disk_count = 2;
 	assert_int_equal(console_open(h->loop, CONSOLE_FILE, console, NULL, NULL, &h->con, &err),
 			 0);
-	if (machine_new(&h->cfg, h->loop, accel_list[0], h->con, &events, &h->m, &err) < 0)
+	if (machine_new(&h->cfg, h->loop, &accel_bt, h->con, &events, &h->m, &err) < 0)
 		fail_msg("%s", err.text);
 }
 

@@ -30,7 +30,7 @@ struct accel_vcpu {
 
 static struct accel_vcpu *cpus[VM_CPUS_MAX];
 
-static int fake_probe(struct err *err)
+static int fake_probe(struct accel_probe *probe, unsigned limit_ms, struct err *err)
 {
 	return 0;
 }
@@ -92,10 +92,11 @@ static void fake_kick(struct accel_vcpu *c)
 	atomic_store(&c->kicked, true);
 }
 
-static void fake_get(struct accel_vcpu *c, struct vcpu_state *s)
+static int fake_get(struct accel_vcpu *c, struct vcpu_state *s, struct err *err)
 {
 	assert_false(atomic_load(&c->inside));
 	*s = c->state;
+	return 0;
 }
 
 static int fake_set(struct accel_vcpu *c, const struct vcpu_state *s, struct err *err)
@@ -105,7 +106,7 @@ static int fake_set(struct accel_vcpu *c, const struct vcpu_state *s, struct err
 	return 0;
 }
 
-static int fake_save(struct accel_vm *vm, struct snap_writer *w)
+static int fake_save(struct accel_vm *vm, struct snap_writer *w, struct err *err)
 {
 	snap_begin(w, "chip", 1);
 	snap_put_u32(w, vm->chip);
@@ -124,11 +125,12 @@ static int fake_load(struct accel_vm *vm, struct snap_reader *r, struct err *err
 	return snap_end(r, err);
 }
 
-static void fake_reset(struct accel_vm *vm)
+static int fake_reset(struct accel_vm *vm, struct err *err)
 {
 	for (unsigned i = 0; cpus[i] && i < 2; i++)
 		assert_false(atomic_load(&cpus[i]->inside));
 	vm->resets++;
+	return 0;
 }
 
 static const struct accel_ops fake = {

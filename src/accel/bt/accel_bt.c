@@ -7,6 +7,7 @@
 
 #include "accel/bt/cache.h"
 #include "accel/bt/sys.h"
+#include "accel/clock.h"
 #include "base/log.h"
 #include "hw/ioapic.h"
 #include "hw/pic.h"
@@ -39,15 +40,31 @@ static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
 	return (unsigned __int128)a * b / c;
 }
 
+/* Both clocks at one moment: of some tries the one that took least time. */
+static void read_clocks(uint64_t *ret_ns, uint64_t *ret_tsc)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (unsigned i = 0; i < 5; i++) {
+		uint64_t before = rdtsc(), ns = mono_ns(), took = rdtsc() - before;
+
+		if (took >= best)
+			continue;
+		best = took;
+		*ret_ns = ns;
+		*ret_tsc = before + took / 2;
+	}
+}
+
 /* Host TSC frequency against CLOCK_MONOTONIC, over about 4 ms. */
 static uint64_t measure_tsc_khz(void)
 {
-	uint64_t n0 = mono_ns(), t0 = rdtsc(), n1, t1;
+	uint64_t n0 = 0, t0 = 0, n1 = 0, t1 = 0;
 
-	do {
-		n1 = mono_ns();
-		t1 = rdtsc();
-	} while (n1 - n0 < 4000000);
+	read_clocks(&n0, &t0);
+	do
+		read_clocks(&n1, &t1);
+	while (n1 - n0 < 4000000);
 	return mul_div(t1 - t0, 1000000, n1 - n0);
 }
 
@@ -109,9 +126,13 @@ static const struct lapic_ops lapic_ops = {
 
 /* ---- the accelerator's interface ---- */
 
-static int bt_probe(struct err *err)
+static int bt_probe(struct accel_probe *probe, unsigned limit_ms, struct err *err)
 {
-	return bt_cpuid_init(err);
+	int ret = bt_cpuid_init(err);
+
+	*probe = (struct accel_probe) { .verdict = ret == 0 ? "usable" : "no-xsave" };
+	snprintf(probe->reason, sizeof(probe->reason), "translates; needs nothing of the host");
+	return ret;
 }
 
 static void msi(void *chip, uint64_t addr, uint32_t data)
@@ -261,6 +282,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 	cpu->vm = vm;
 	cpu->index = index;
 	cpu->delivering = -1;
+	cpu->taken = -1;
 	cpu->lapic_ops = &lapic_ops;
 	cpu->commit_exit = calloc(1, sizeof(struct bt_exit));
 	cpu->translator = calloc(1, bt_translator_size());
@@ -321,11 +343,15 @@ static void bt_vcpu_kick(struct accel_vcpu *v)
 	bt_wake(cpu, PENDING_EVENT);
 }
 
-static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
+static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err *err)
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
 
+	/* So that INIT and start-up messages never have to be carried over. */
+	bt_take_messages(cpu);
 	*st = cpu->st;
+	st->interrupt_pending = cpu->taken >= 0;
+	st->interrupt_vector = cpu->taken >= 0 ? cpu->taken : 0;
 	st->cr8 = lapic_get_cr8(cpu->lapic);
 	st->msr_apic_base = lapic_base(cpu->lapic);
 	st->tsc = bt_guest_tsc(cpu);
@@ -337,20 +363,21 @@ static void bt_get_state(struct accel_vcpu *v, struct vcpu_state *st)
 	st->exception_vector = cpu->exc.vector;
 	st->exception_has_error = cpu->exc.has_error;
 	st->exception_error = cpu->exc.error;
+	return 0;
 }
 
 /*
  * The state has no time of its own, so between saving and setting some ticks pass, others on each
- * vCPU. What lies within a tenth of a second of vCPU 0 (or of the present) is meant to be the same.
+ * vCPU. What lies within a second of vCPU 0 (or of the present) is meant to be the same; KVM takes
+ * it so.
  */
 static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
 {
 	uint64_t near =
 	    cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
-	int64_t off = (int64_t)(tsc - rdtsc() - near);
+	int64_t off = (int64_t)(tsc - rdtsc() - near), second = (int64_t)cpu->vm->tsc_khz * 1000;
 
-	if (tsc &&
-	    (off > (int64_t)cpu->vm->tsc_khz * 100 || off < -(int64_t)cpu->vm->tsc_khz * 100))
+	if (tsc && (off > second || off < -second))
 		cpu->tsc_offset = near + off;
 	else if (tsc)
 		cpu->tsc_offset = near;
@@ -363,14 +390,28 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	if (st->cr8 > 15)
 		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index,
 			       (unsigned long long)st->cr8);
-	if ((get_le64(st->xsave + 512) & ~(uint64_t)sys_xcr0_max()) || get_le64(st->xsave + 520) ||
-	    get_le64(st->xsave + 528) || (get_le32(st->xsave + 24) & ~sys_mxcsr_mask()))
+	if ((get_le64(st->xsave + 512) | st->xcr0) & ~(uint64_t)sys_xcr0_max())
+		return err_set(err, EOPNOTSUPP,
+			       "vCPU %u: extended state %#llx (as in XCR0) is more than bt carries",
+			       cpu->index,
+			       (unsigned long long)((get_le64(st->xsave + 512) | st->xcr0) &
+						    ~(uint64_t)sys_xcr0_max()));
+	if (st->interrupt_pending && st->interrupt_vector < 16)
+		return err_set(err, EINVAL, "vCPU %u: pending interrupt %u is out of range",
+			       cpu->index, st->interrupt_vector);
+	if (get_le64(st->xsave + 520) || get_le64(st->xsave + 528) ||
+	    (get_le32(st->xsave + 24) & ~sys_mxcsr_mask()))
 		return err_set(err, EINVAL, "vCPU %u: the FPU image is not valid", cpu->index);
 	cpu->st = *st;
 	cpu->resume = NULL;
 	cpu->fpu_parked = true;
 	lapic_set_cr8(cpu->lapic, st->cr8);
 	set_tsc(cpu, st->tsc);
+	if (cpu->index == 0 && cpu->vm->clock_loaded) {
+		cpu->vm->clock_tsc = bt_guest_tsc(cpu);
+		cpu->vm->clock_loaded = false;
+	}
+	bt_clock_loaded(cpu);
 	cpu->wait_sipi = st->run_state == VCPU_WAIT_SIPI;
 	cpu->halted = st->run_state == VCPU_HALTED;
 	cpu->nmi_masked = st->nmi_masked;
@@ -382,6 +423,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	cpu->exc.error = st->exception_error;
 	cpu->exc.cr2 = st->cr2;
 	cpu->exc.soft = false;
+	cpu->taken = st->interrupt_pending ? st->interrupt_vector : -1;
 	cpu->delivering = -1;
 	cpu->cpl = st->segs[SEG_SS].attr >> SEG_ATTR_DPL_SHIFT & 3;
 	bt_tlb_flush_all(cpu);
@@ -390,7 +432,7 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	return 0;
 }
 
-static int bt_save(struct accel_vm *avm, struct snap_writer *w)
+static int bt_save(struct accel_vm *avm, struct snap_writer *w, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 
@@ -398,6 +440,24 @@ static int bt_save(struct accel_vm *avm, struct snap_writer *w)
 	ioapic_save(vm->ioapic, w);
 	for (unsigned i = 0; i < vm->count; i++)
 		lapic_save(vm->cpus[i]->lapic, w);
+	accel_clock_save(w, bt_clock_ns(vm->cpus[0]), (uint32_t)vm->tsc_khz);
+	return 0;
+}
+
+static int load_clock(struct bt_vm *vm, struct snap_reader *r, struct err *err)
+{
+	uint32_t khz;
+	uint64_t ns;
+	int ret = accel_clock_load(r, &ns, &khz, err);
+
+	if (ret)
+		return ret;
+	if (!accel_same_khz(khz, vm->tsc_khz))
+		return err_set(err, EOPNOTSUPP,
+			       "TSC of %u kHz; this host's is %llu and bt does not scale it", khz,
+			       (unsigned long long)vm->tsc_khz);
+	vm->clock_ns = ns;
+	vm->clock_loaded = true;
 	return 0;
 }
 
@@ -411,6 +471,8 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 
 	for (unsigned i = 0; i < vm->count && !ret; i++)
 		ret = lapic_load(vm->cpus[i]->lapic, r, err);
+	if (!ret)
+		ret = load_clock(vm, r, err);
 
 	/* guest memory was replaced under the translations */
 	pthread_mutex_lock(&vm->lock);
@@ -419,7 +481,7 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 	return ret;
 }
 
-static void bt_reset(struct accel_vm *avm)
+static int bt_reset(struct accel_vm *avm, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 
@@ -434,6 +496,7 @@ static void bt_reset(struct accel_vm *avm)
 		bt_cpu_reset(vm->cpus[i], false);
 		bt_tlb_flush_all(vm->cpus[i]);
 	}
+	return 0;
 }
 
 const struct accel_ops accel_bt = {

@@ -286,6 +286,9 @@ struct bt_cpu {
 	bool fpu_parked; /* FPU state is in st.xsave, not in the hardware */
 	bool int_shadow; /* sti or mov ss came just before: one instruction without interrupts */
 	bool halted, wait_sipi, nmi_masked, nmi_pending;
+	int16_t
+	    taken; /* an interrupt that came taken with loaded state, to be delivered; -1: none */
+	atomic_bool unhalt; /* another vCPU's hypercall ends the halt, or the next one */
 	uint8_t no_step;    /* NO_STEP_*: why no debug trap follows this instruction */
 	uint8_t watch_hits; /* data breakpoints that the instruction about to run will hit */
 	uint8_t watch_held; /* and those of a load of SS before it */
@@ -355,6 +358,9 @@ struct bt_vm {
 	struct bt_cache *cache;
 	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
+	uint64_t clock_tsc,
+	    clock_ns;	      /* kvm-clock showed clock_ns when the guest's TSC was clock_tsc */
+	bool clock_loaded;    /* clock_ns came with loaded state and waits for its TSC */
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
 	bool opt_nolink, opt_nogroup, opt_noside, opt_nofast, opt_stats;
 	bool membarrier; /* the host has it, see own_page() */
@@ -383,6 +389,9 @@ void bt_fpu_unpark(struct bt_cpu *cpu);
 uint64_t bt_pio_read(struct bt_cpu *cpu, uint16_t port, unsigned size);
 void bt_pio_write(struct bt_cpu *cpu, uint16_t port, unsigned size, uint64_t val);
 uint64_t bt_guest_tsc(struct bt_cpu *cpu);
+uint64_t bt_clock_ns(struct bt_cpu *cpu); /* kvm-clock now */
+void bt_clock_loaded(
+    struct bt_cpu *cpu); /* its state was set: bring what guest memory holds of it up to date */
 
 /* ---- mmu.c: linear and physical memory for C code ---- */
 
@@ -480,6 +489,7 @@ bool bt_debug_code(struct bt_cpu *cpu,
 
 void bt_cpu_reset(struct bt_cpu *cpu, bool init); /* power-on or INIT state; also the local APIC */
 void bt_cpu_sipi(struct bt_cpu *cpu, uint8_t vector);
+void bt_take_messages(struct bt_cpu *cpu); /* act on INIT, start-up and NMI messages */
 void bt_update_key(struct bt_cpu *cpu);
 void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 int bt_cpuid_init(struct err *err); /* once: what the host has */

@@ -459,10 +459,27 @@ static void run_one(struct bt_cpu *cpu)
 
 /* ---- events ---- */
 
+void bt_take_messages(struct bt_cpu *cpu)
+{
+	uint8_t vector;
+	unsigned ev = lapic_take_events(
+	    cpu->lapic, LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0),
+	    &vector);
+
+	if (ev & LAPIC_EV_NMI)
+		cpu->nmi_pending = true;
+	if (ev & LAPIC_EV_INIT) {
+		bt_cpu_reset(cpu, true);
+		cpu->nmi_pending = false;
+		ev |= lapic_take_events(cpu->lapic, LAPIC_EV_SIPI, &vector) & LAPIC_EV_SIPI;
+	}
+	if ((ev & LAPIC_EV_SIPI) && cpu->wait_sipi)
+		bt_cpu_sipi(cpu, vector);
+}
+
 static void take_events(struct bt_cpu *cpu)
 {
-	unsigned p = atomic_exchange(&cpu->pending, 0), ev;
-	uint8_t vector;
+	unsigned p = atomic_exchange(&cpu->pending, 0);
 
 	if (p & PENDING_TIMER)
 		lapic_timer_fire(cpu->lapic);
@@ -474,18 +491,7 @@ static void take_events(struct bt_cpu *cpu)
 		atomic_fetch_or(&cpu->pending, PENDING_EVENT); /* look at the rest when run again */
 		return;
 	}
-	ev = lapic_take_events(cpu->lapic,
-			       LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0),
-			       &vector);
-	if (ev & LAPIC_EV_NMI)
-		cpu->nmi_pending = true;
-	if (ev & LAPIC_EV_INIT) {
-		bt_cpu_reset(cpu, true);
-		cpu->nmi_pending = false;
-		ev |= lapic_take_events(cpu->lapic, LAPIC_EV_SIPI, &vector) & LAPIC_EV_SIPI;
-	}
-	if ((ev & LAPIC_EV_SIPI) && cpu->wait_sipi)
-		bt_cpu_sipi(cpu, vector);
+	bt_take_messages(cpu);
 }
 
 /* The next maskable interrupt that the CPU may take now; -1: none. */
@@ -520,6 +526,13 @@ void bt_run_loop(struct bt_cpu *cpu)
 			sleep_until_event(cpu);
 			continue;
 		}
+		if (cpu->taken >= 0) {
+			vector = cpu->taken;
+			cpu->taken = -1;
+			cpu->halted = false;
+			bt_deliver_interrupt(cpu, vector);
+			continue;
+		}
 		if (cpu->nmi_pending && !cpu->nmi_masked && !cpu->int_shadow) {
 			cpu->nmi_pending = cpu->halted = false;
 			bt_deliver_interrupt(cpu, VEC_NMI);
@@ -531,6 +544,8 @@ void bt_run_loop(struct bt_cpu *cpu)
 			bt_deliver_interrupt(cpu, vector);
 			continue;
 		}
+		if (cpu->halted && atomic_exchange(&cpu->unhalt, false))
+			cpu->halted = false;
 		if (cpu->halted) {
 			cpu->int_shadow = false;
 			bt_update_key(cpu);

@@ -368,6 +368,7 @@ void bt_cpu_reset(struct bt_cpu *cpu, bool init)
 	cpu->int_shadow = cpu->halted = cpu->nmi_masked = false;
 	cpu->no_step = cpu->watch_hits = cpu->watch_held = 0;
 	cpu->exc.valid = false;
+	cpu->taken = -1;
 	cpu->delivering = -1;
 	cpu->wait_sipi = cpu->index != 0;
 	lapic_reset(cpu->lapic, init);

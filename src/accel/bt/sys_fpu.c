@@ -19,7 +19,7 @@
 
 #include "base/util.h"
 
-#define IMAGE_MAX VCPU_XSAVE_SIZE
+#define IMAGE_MAX 832 /* legacy part, header, AVX */
 #define OFF_MXCSR 24
 #define OFF_XSTATE_BV 512
 #define OFF_XCOMP_BV 520

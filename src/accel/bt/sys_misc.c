@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Port I/O, interrupt flag, halt, time stamps, caches: small system instructions without a family
  * of their own. */
+#include "accel/bt/cache.h"
 #include "accel/bt/sys.h"
 
 #include "base/util.h"
@@ -151,11 +152,14 @@ uint64_t sys_cpuid(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 }
 
 /*
- * KVM's hypercalls, by either vendor's instruction: the oldest, which does nothing, and
- * inter-processor interrupts to many at once.
+ * KVM's hypercalls, by either vendor's instruction: the oldest, which does nothing,
+ * inter-processor interrupts to many at once, and what a guest that comes from KVM may use: to end
+ * another vCPU's halt, and to give way, which there is no need for.
  */
 #define KVM_HC_VAPIC_POLL_IRQ 1
+#define KVM_HC_KICK_CPU 5
 #define KVM_HC_SEND_IPI 10
+#define KVM_HC_SCHED_YIELD 11
 #define KVM_ENOSYS 1000
 
 /*
@@ -182,6 +186,16 @@ static int64_t send_ipi(struct bt_cpu *cpu, unsigned size)
 	return sent;
 }
 
+/* rcx: APIC ID of a vCPU that halts, or is about to, until it gets a lock. */
+static int64_t kick_cpu(struct bt_cpu *cpu, uint64_t id)
+{
+	if (id < cpu->vm->count) {
+		atomic_store(&cpu->vm->cpus[id]->unhalt, true);
+		bt_wake(cpu->vm->cpus[id], PENDING_EVENT);
+	}
+	return 0;
+}
+
 uint64_t sys_hypercall(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 {
 	unsigned size = bt_64bit(cpu) ? 8 : 4;
@@ -193,6 +207,10 @@ uint64_t sys_hypercall(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 		ret = 0;
 	else if (sys_gpr(cpu, REG_RAX, size) == KVM_HC_SEND_IPI)
 		ret = send_ipi(cpu, size);
+	else if (sys_gpr(cpu, REG_RAX, size) == KVM_HC_KICK_CPU)
+		ret = kick_cpu(cpu, sys_gpr(cpu, REG_RCX, size));
+	else if (sys_gpr(cpu, REG_RAX, size) == KVM_HC_SCHED_YIELD)
+		ret = 0;
 	sys_set_gpr(cpu, REG_RAX, size, ret);
 	return next;
 }

@@ -17,6 +17,8 @@
 #define MSR_KVM_SYSTEM_TIME 0x12u
 #define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01u
+#define MSR_KVM_STEAL_TIME 0x4b564d03u
+#define MSR_KVM_PV_EOI 0x4b564d04u
 #define MSR_KVM_POLL_CONTROL 0x4b564d05u
 #define MSR_APIC_BASE 0x1bu
 #define MSR_FEATURE_CONTROL 0x3au
@@ -141,29 +143,63 @@ static void write_system_time(struct bt_cpu *cpu, uint64_t val)
 	clock_scale(cpu->vm->tsc_khz, &mul, &shift);
 	version = bt_phys_ld(cpu, gpa, 4) & ~1u;
 	bt_phys_st(cpu, gpa, 4, version + 1);
-	bt_phys_st(cpu, gpa + 8, 8, 0);	 /* tsc_timestamp */
-	bt_phys_st(cpu, gpa + 16, 8, 0); /* system_time */
+	bt_phys_st(cpu, gpa + 8, 8, cpu->vm->clock_tsc); /* tsc_timestamp */
+	bt_phys_st(cpu, gpa + 16, 8, cpu->vm->clock_ns); /* system_time */
 	bt_phys_st(cpu, gpa + 24, 4, mul);
 	bt_phys_st(cpu, gpa + 28, 1, (uint8_t)shift);
 	bt_phys_st(cpu, gpa + 29, 1, 1); /* flags: stable across vCPUs */
 	bt_phys_st(cpu, gpa, 4, version + 2);
 }
 
+uint64_t bt_clock_ns(struct bt_cpu *cpu)
+{
+	uint32_t mul;
+	int8_t shift;
+
+	if (!cpu->vm->tsc_khz)
+		return 0;
+	clock_scale(cpu->vm->tsc_khz, &mul, &shift);
+	return cpu->vm->clock_ns + tsc_to_ns(bt_guest_tsc(cpu) - cpu->vm->clock_tsc, mul, shift);
+}
+
+/*
+ * What other accelerators keep up to date in guest memory: the clock's page gets our scale, and the
+ * vCPU is not preempted, or others would wait with TLB flushes until somebody says that it is back.
+ */
+void bt_clock_loaded(struct bt_cpu *cpu)
+{
+	uint64_t clock = cpu->st.msr_kvm_system_time, steal = cpu->st.msr_kvm_steal_time;
+	uint8_t *page = guest_mem_ptr(cpu->vm->mem, clock & ~1ull, 32);
+	uint8_t *preempted = guest_mem_ptr(cpu->vm->mem, (steal & ~63ull) + 16, 1);
+	uint32_t mul, version;
+	int8_t shift;
+
+	if (steal & 1 && preempted)
+		*preempted = 0;
+	if (!(clock & 1) || !page || !cpu->vm->tsc_khz)
+		return;
+	clock_scale(cpu->vm->tsc_khz, &mul, &shift);
+	version = get_le32(page) & ~1u;
+	put_le64(page + 8, cpu->vm->clock_tsc);
+	put_le64(page + 16, cpu->vm->clock_ns);
+	put_le32(page + 24, mul);
+	page[28] = (uint8_t)shift;
+	page[29] = 1;
+	put_le32(page, version + 2);
+}
+
 static void write_wall_clock(struct bt_cpu *cpu, uint64_t gpa)
 {
 	struct timespec now;
-	uint64_t ns, wall;
-	uint32_t mul, version;
-	int8_t shift;
+	uint64_t wall;
+	uint32_t version;
 
 	cpu->st.msr_kvm_wall_clock = gpa;
 	if (!gpa || !cpu->vm->tsc_khz)
 		return;
 	bt_fpu_park(cpu);
 	clock_gettime(CLOCK_REALTIME, &now);
-	clock_scale(cpu->vm->tsc_khz, &mul, &shift);
-	ns = tsc_to_ns(bt_guest_tsc(cpu), mul, shift);
-	wall = (uint64_t)now.tv_sec * 1000000000ull + now.tv_nsec - ns;
+	wall = (uint64_t)now.tv_sec * 1000000000ull + now.tv_nsec - bt_clock_ns(cpu);
 	version = bt_phys_ld(cpu, gpa, 4) & ~1u;
 	bt_phys_st(cpu, gpa, 4, version + 1);
 	bt_phys_st(cpu, gpa + 4, 4, wall / 1000000000ull);
@@ -231,6 +267,14 @@ static bool read_msr(struct bt_cpu *cpu, uint32_t msr, uint64_t *val)
 		return true;
 	case MSR_KVM_POLL_CONTROL:
 		*val = st->msr_kvm_poll_control;
+		return true;
+	/* Not offered; a guest that comes from KVM may use them. Nothing is ever stolen or skipped.
+	 */
+	case MSR_KVM_STEAL_TIME:
+		*val = st->msr_kvm_steal_time;
+		return true;
+	case MSR_KVM_PV_EOI:
+		*val = st->msr_kvm_pv_eoi;
 		return true;
 	case MSR_BIOS_SIGN:
 		*val = sys_host_amd() ? 0x01000065 : 0x100000000ull;
@@ -413,6 +457,16 @@ static bool write_msr(struct bt_cpu *cpu, uint32_t msr, uint64_t val)
 		if (val & ~1ull)
 			return false;
 		st->msr_kvm_poll_control = val;
+		return true;
+	case MSR_KVM_STEAL_TIME:
+		if (val & 0x3e)
+			return false;
+		st->msr_kvm_steal_time = val;
+		return true;
+	case MSR_KVM_PV_EOI:
+		if (val & 2)
+			return false;
+		st->msr_kvm_pv_eoi = val;
 		return true;
 	case MSR_SYSENTER_CS:
 		st->msr_sysenter_cs = (uint32_t)val;
