@@ -138,6 +138,8 @@ enum {
 
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
+#define TLB_INDEX_SHIFT                                                                            \
+	(PAGE_SHIFT - 2) /* an index in translated code is four times the entry's number */
 #define TLB_FRESH 256
 #define TLB_STATICS 256
 #define TLB_STATIC_BYTES 64
@@ -151,9 +153,12 @@ enum { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_CLASSES };
  * has other index bits than its slot, so it can never match.
  */
 struct bt_tlb {
-	uint64_t read[TLB_SIZE];  /* page-aligned linear address */
-	uint64_t write[TLB_SIZE]; /* only when writable, dirty, RAM and without translated code */
-	uint64_t host[TLB_SIZE];  /* host address of the page */
+	struct bt_tlb_entry {
+		uint64_t read;	 /* page-aligned linear address */
+		uint64_t write;	 /* only when writable, dirty, RAM and without translated code */
+		uint64_t host;	 /* host address of the page */
+		uint64_t global; /* C only */
+	} at[TLB_SIZE] __attribute__((aligned(64))); /* so that one touches one cache line */
 	/*
 	 * The page that the stack pointer pointed to lately, if its write tag stands: an access of
 	 * up to N bytes is there when (address ^ stack_tag) < stack_limit[] of the size that N fits
@@ -167,8 +172,7 @@ struct bt_tlb {
 	 * TLB_STATIC_NONE in empty ones, which no such address can be.
 	 */
 	uint64_t static_la[2][TLB_STATICS], static_host[2][TLB_STATICS];
-	uint64_t static_used;	  /* some are not empty */
-	uint8_t global[TLB_SIZE]; /* C only */
+	uint64_t static_used; /* some are not empty */
 	uint64_t large_lo,
 	    large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
 	/*

@@ -105,7 +105,7 @@ struct bt_stubs {
 	const uint8_t *slow, *commit; /* called; T0: address, T1: struct bt_access */
 	const uint8_t *seg, *check;
 	const uint8_t
-	    *stack_page[TLB_CLASSES]; /* called; T1: TLB slot of a write tag that hit; keeps T0 */
+	    *stack_page[TLB_CLASSES]; /* called; T1: TLB index of a write tag that hit; keeps T0 */
 	const uint8_t *landing;	      /* where the signal handler sends a faulting thread */
 };
 

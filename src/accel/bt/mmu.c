@@ -240,22 +240,22 @@ uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind ki
 		unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
 		uint64_t page = la & ~0xfffull;
 
-		if (t->read[i] != page)
-			t->write[i] = ~page; /* other index bits: invalid */
-		t->host[i] = (uintptr_t)host;
-		t->global[i] = w.global;
+		if (t->at[i].read != page)
+			t->at[i].write = ~page; /* other index bits: invalid */
+		t->at[i].host = (uintptr_t)host;
+		t->at[i].global = w.global;
 		if (user || !w.global) {
 			if (t->fresh_count < TLB_FRESH)
 				t->fresh[t->fresh_count] = i;
 			t->fresh_count++;
 		}
-		t->read[i] = page;
+		t->at[i].read = page;
 		if (w.write) {
 			/* the other side, own_page(), makes the CPU keep this order */
-			__atomic_store_n(&t->write[i], page, __ATOMIC_RELAXED);
+			__atomic_store_n(&t->at[i].write, page, __ATOMIC_RELAXED);
 			__atomic_signal_fence(__ATOMIC_SEQ_CST);
 			if (bt_is_code(cpu, w.gpa))
-				t->write[i] = ~page;
+				t->at[i].write = ~page;
 		}
 		note_large(&t->large_lo, &t->large_hi, la, w.page_size);
 	}
@@ -388,9 +388,9 @@ static uint8_t *tlb_hit(struct bt_cpu *cpu, uint64_t la, unsigned size, bool wri
 {
 	struct bt_tlb *t = &cpu->tlb[bt_tlb_class(cpu, kind)];
 	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
-	uint64_t off = la ^ (write ? t->write[i] : t->read[i]);
+	uint64_t off = la ^ (write ? t->at[i].write : t->at[i].read);
 
-	return off <= PAGE_SIZE - size ? (uint8_t *)t->host[i] + off : NULL;
+	return off <= PAGE_SIZE - size ? (uint8_t *)t->at[i].host + off : NULL;
 }
 
 static void move(struct bt_cpu *cpu, uint64_t la, uint8_t *buf, unsigned len, bool write,

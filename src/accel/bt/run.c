@@ -175,11 +175,12 @@ static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, bool only_look)
 		struct bt_tlb *t = &cpu->tlb[k];
 
 		for (unsigned i = 0; i < TLB_SIZE; i++) {
-			if (t->host[i] != host || (t->write[i] >> PAGE_SHIFT & (TLB_SIZE - 1)) != i)
+			if (t->at[i].host != host ||
+			    (t->at[i].write >> PAGE_SHIFT & (TLB_SIZE - 1)) != i)
 				continue;
 			found = true;
 			if (!only_look)
-				t->write[i] = ~t->write[i];
+				t->at[i].write = ~t->at[i].write;
 		}
 	}
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);

@@ -216,10 +216,10 @@ void bt_stubs_make(struct bt_vm *vm)
 
 		s->stack_page[k] = o.p;
 		e_store_gs(&o, T1, CPU_OFF(spill[2]));
-		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, write));
+		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].write));
 		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_tag));
 		e_load_gs(&o, T1, CPU_OFF(spill[2]));
-		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, host));
+		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].host));
 		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_host));
 		for (unsigned i = 0; i < TLB_STACK_SIZES; i++)
 			e_mov_gs_imm32(&o, tlb + offsetof(struct bt_tlb, stack_limit) + 8 * i,

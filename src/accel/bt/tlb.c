@@ -19,10 +19,9 @@ static void flush_class(struct bt_tlb *t)
 {
 	t->static_used = 1; /* at the start they are not even empty */
 	flush_fast(t);
-	bt_fill(t->read, 0xff, sizeof(t->read));
-	bt_fill(t->write, 0xff, sizeof(t->write));
+	bt_fill(t->at, 0xff, sizeof(t->at));
 	/* ~0 is an invalid tag in every slot but the last, where it would match the last page */
-	t->read[TLB_SIZE - 1] = t->write[TLB_SIZE - 1] = 0;
+	t->at[TLB_SIZE - 1].read = t->at[TLB_SIZE - 1].write = 0;
 	t->large_lo = t->large_hi = 0;
 	t->fresh_count = 0;
 }
@@ -42,8 +41,8 @@ static void flush_fresh(struct bt_tlb *t, bool user)
 	for (unsigned k = 0, n = all ? TLB_SIZE : t->fresh_count; k < n; k++) {
 		unsigned i = all ? k : t->fresh[k];
 
-		if (user || !t->global[i])
-			t->read[i] = t->write[i] = ~((uint64_t)i << PAGE_SHIFT);
+		if (user || !t->at[i].global)
+			t->at[i].read = t->at[i].write = ~((uint64_t)i << PAGE_SHIFT);
 	}
 	if (user)
 		t->large_lo = t->large_hi = 0;
@@ -207,8 +206,8 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 		flush_fast(t);
 		if (la >= t->large_lo && la < t->large_hi)
 			flush_class(t);
-		else if (t->read[i] == page || t->write[i] == page)
-			t->read[i] = t->write[i] = ~page;
+		else if (t->at[i].read == page || t->at[i].write == page)
+			t->at[i].read = t->at[i].write = ~page;
 	}
 	if (cpu->jc_user_global) /* such a page is in all spaces */
 		forget_spaces(cpu);

@@ -65,7 +65,7 @@ static int32_t tlb_off(const struct tr *t)
 
 static int32_t tag_off(const struct tr *t, const struct probe *p)
 {
-	return p->write ? TLB_OFF(t, write) : TLB_OFF(t, read);
+	return p->write ? TLB_OFF(t, at[0].write) : TLB_OFF(t, at[0].read);
 }
 
 static int32_t static_off(const struct tr *t, const struct probe *p, bool host)
@@ -88,12 +88,12 @@ static uint8_t *emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 	uint8_t *miss;
 
 	if (t->cache->rorx) {
-		e_rorx_i(o, T1, T0, PAGE_SHIFT);
+		e_rorx_i(o, T1, T0, TLB_INDEX_SHIFT);
 	} else {
 		e_mov_rr(o, T1, T0);
-		e_shift_i(o, true, 5, T1, PAGE_SHIFT);
+		e_shift_i(o, true, 5, T1, TLB_INDEX_SHIFT);
 	}
-	e_ri(o, false, 4, T1, TLB_SIZE - 1);
+	e_ri(o, false, 4, T1, (TLB_SIZE - 1) << (PAGE_SHIFT - TLB_INDEX_SHIFT));
 	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p)); /* xor T0, gs:[T1*8 + tag] */
 	if (t->key & KEY_ALIGN) {
 		out8(o, 0xe9);
@@ -109,7 +109,7 @@ static uint8_t *emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 					    .imm_size = 4 });
 		miss = jcc_field(o, 7);
 	}
-	e_rgs8(o, true, 0x03, T0, T1, TLB_OFF(t, host));
+	e_rgs8(o, true, 0x03, T0, T1, TLB_OFF(t, at[0].host));
 	return miss;
 }
 
