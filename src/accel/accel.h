@@ -58,6 +58,9 @@ struct accel_probe {
 struct accel_ops {
 	const char *name;
 
+	/* A small page of guest RAM costs an exit when it is first touched. */
+	bool huge_pages;
+
 	/*
 	 * 0 when usable here; -errno with one line why not. Never takes longer than @limit_ms, at
 	 * least PROBE_MS; what is not known by then counts as unusable.

@@ -7,6 +7,7 @@
 #include "vm/mem.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/mman.h>
 
 static int map_aligned(struct guest_mem *mem, uint8_t **ret_base, struct err *err)
@@ -19,7 +20,9 @@ static int map_aligned(struct guest_mem *mem, uint8_t **ret_base, struct err *er
 		return err_set(err, errno, "guest memory: %llu MiB of address space: %s",
 			       (unsigned long long)(mem->size >> 20), strerror(errno));
 	base = (uint8_t *)align_up((uintptr_t)area, MIB(2));
-	if (mmap(base, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+	if (mmap(base, mem->size, PROT_READ | PROT_WRITE,
+		 (mem->fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_NORESERVE |
+		     MAP_FIXED,
 		 mem->fd, 0) == MAP_FAILED) {
 		int ret = err_set(err, errno, "guest memory: map %llu MiB: %s",
 				  (unsigned long long)(mem->size >> 20), strerror(errno));
@@ -35,7 +38,42 @@ static int map_aligned(struct guest_mem *mem, uint8_t **ret_base, struct err *er
 	return 0;
 }
 
-int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
+static int make_memfd(struct guest_mem *mem, struct err *err)
+{
+	mem->fd = memfd_create("eyot-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (mem->fd < 0)
+		return err_set(err, errno, "guest memory: memfd: %s", strerror(errno));
+	if (ftruncate(mem->fd, (off_t)mem->size) < 0 ||
+	    fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+		return err_set(err, errno, "guest memory: %llu MiB: %s",
+			       (unsigned long long)(mem->size >> 20), strerror(errno));
+	return 0;
+}
+
+/* Whether @file, of the kernel's settings of huge pages, has one of the choices in @words in force.
+ */
+static bool huge_pages_are(const char *file, const char *const words[])
+{
+	char path[128], text[128], chosen[32];
+	int fd;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/transparent_hugepage/%s", file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	for (unsigned i = 0; words[i]; i++) {
+		snprintf(chosen, sizeof(chosen), "[%s]", words[i]);
+		if (strstr(text, chosen))
+			return true;
+	}
+	return false;
+}
+
+static int init(struct guest_mem *mem, uint64_t size, bool private, struct err *err)
 {
 	uint8_t *base = NULL;
 	int ret;
@@ -47,15 +85,9 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
 			       "guest memory '%llu bytes': not a multiple of 4K from 1M to 64G",
 			       (unsigned long long)size);
 	mem->size = size;
-	mem->fd = memfd_create("eyot-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (mem->fd < 0)
-		return err_set(err, errno, "guest memory: memfd: %s", strerror(errno));
-	if (ftruncate(mem->fd, (off_t)size) < 0 ||
-	    fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0) {
-		ret = err_set(err, errno, "guest memory: %llu MiB: %s",
-			      (unsigned long long)(size >> 20), strerror(errno));
+	ret = private ? 0 : make_memfd(mem, err);
+	if (ret < 0)
 		goto fail;
-	}
 	ret = map_aligned(mem, &base, err);
 	if (ret < 0)
 		goto fail;
@@ -75,9 +107,32 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
 	}
 	return 0;
 fail:
-	close(mem->fd);
+	if (mem->fd >= 0)
+		close(mem->fd);
 	mem->fd = -1;
 	return ret;
+}
+
+int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err)
+{
+	return init(mem, size, false, err);
+}
+
+int guest_mem_init_huge(struct guest_mem *mem, uint64_t size, struct err *err)
+{
+	static const char *const shared[] = { "always", "within_size", "advise", "force", NULL };
+	static const char *const any[] = { "always", "madvise", NULL };
+
+	return init(mem, size,
+		    !huge_pages_are("shmem_enabled", shared) && huge_pages_are("enabled", any),
+		    err);
+}
+
+int guest_mem_clear(struct guest_mem *mem)
+{
+	return madvise(mem->slots[0].hva, mem->size, mem->fd < 0 ? MADV_DONTNEED : MADV_REMOVE) < 0
+		   ? -errno
+		   : 0;
 }
 
 void guest_mem_done(struct guest_mem *mem)

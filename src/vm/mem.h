@@ -3,6 +3,8 @@
  * Guest RAM: one memfd, mapped once, seen by the guest in up to two slots:
  * [0, MEM_LOW_MAX) and from 4 GiB up. The mapping is MAP_SHARED, so that
  * other processes (vhost-user, migration) can be given the descriptor.
+ * Where small pages cost much and the host gives huge ones to private memory only, it is
+ * private memory without a descriptor (guest_mem_init_huge()).
  *
  * Immutable after start-up, so any thread may look up addresses. RAM content
  * is guest-controlled and changes under the reader: copy, then validate.
@@ -36,7 +38,7 @@ struct mem_slot {
 };
 
 struct guest_mem {
-	int fd;
+	int fd;	       /* -1: private memory */
 	uint64_t size; /* RAM in all, bytes */
 	unsigned slot_count;
 	struct mem_slot slots[2];
@@ -81,7 +83,14 @@ static inline void guest_mem_note_write(const struct guest_mem *mem, uint64_t gp
  * @size: bytes, a multiple of 4 KiB, 1 MiB to 64 GiB
  */
 int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err);
+
+/** guest_mem_init_huge() - the same, but private memory unless the host has huge pages for shared
+ * one */
+int guest_mem_init_huge(struct guest_mem *mem, uint64_t size, struct err *err);
 void guest_mem_done(struct guest_mem *mem);
+
+/** guest_mem_clear() - make all of it read zero and give it back to the host; 0 or -errno */
+int guest_mem_clear(struct guest_mem *mem);
 
 /** guest_mem_ptr() - host address of [@gpa, @gpa+@len); NULL when not wholly RAM of one slot */
 static inline void *guest_mem_ptr(const struct guest_mem *mem, uint64_t gpa, uint64_t len)

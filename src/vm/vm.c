@@ -170,8 +170,9 @@ static int power_on(struct vm *vm, struct err *err)
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].reset)
 			vm->devices[i].reset(vm->devices[i].dev);
-	if (vm->started && madvise(vm->mem.slots[0].hva, vm->mem.size, MADV_REMOVE) < 0)
-		return err_set(err, errno, "guest memory: clear for reset: %s", strerror(errno));
+	ret = vm->started ? guest_mem_clear(&vm->mem) : 0;
+	if (ret < 0)
+		return err_set(err, -ret, "guest memory: clear for reset: %s", strerror(-ret));
 	state = calloc(1, sizeof(*state));
 	if (!state)
 		return err_set(err, ENOMEM, "reset: out of memory");
@@ -272,7 +273,8 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		vm->cpus[i] = (struct vm_cpu) { .vm = vm, .index = i };
 
-	ret = guest_mem_init(&vm->mem, cfg->memory_bytes, err);
+	ret = (vm->accel->huge_pages ? guest_mem_init_huge
+				     : guest_mem_init)(&vm->mem, cfg->memory_bytes, err);
 	if (ret < 0)
 		goto fail;
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -142,6 +142,25 @@ static void test_memory(void **state)
 	guest_mem_done(&mem);
 }
 
+static void test_memory_huge(void **state)
+{
+	struct guest_mem mem;
+	struct err err;
+	uint8_t *p;
+
+	assert_int_equal(guest_mem_init_huge(&mem, 4096 + 1, &err), -EINVAL);
+	for (unsigned shared = 0; shared < 2; shared++) {
+		assert_int_equal(
+		    (shared ? guest_mem_init : guest_mem_init_huge)(&mem, MIB(16), &err), 0);
+		assert_int_equal((uintptr_t)mem.slots[0].hva % MIB(2), 0);
+		p = guest_mem_ptr(&mem, MIB(5), 1);
+		*p = 5;
+		assert_int_equal(guest_mem_clear(&mem), 0);
+		assert_int_equal(*p, 0);
+		guest_mem_done(&mem);
+	}
+}
+
 static void test_memory_above_4g(void **state)
 {
 	struct guest_mem mem;
@@ -162,9 +181,9 @@ static void test_memory_above_4g(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_claims),		cmocka_unit_test(test_crossing),
-		cmocka_unit_test(test_many_ranges),	cmocka_unit_test(test_memory),
-		cmocka_unit_test(test_memory_above_4g),
+		cmocka_unit_test(test_claims),	    cmocka_unit_test(test_crossing),
+		cmocka_unit_test(test_many_ranges), cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_memory_huge), cmocka_unit_test(test_memory_above_4g),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -314,6 +314,7 @@ static int kvm_reset(struct accel_vm *avm, struct err *err)
 
 const struct accel_ops accel_kvm = {
 	.name = "kvm",
+	.huge_pages = true,
 	.probe = kvm_probe,
 	.vm_new = kvm_vm_new,
 	.vm_free = kvm_vm_free,
