@@ -69,6 +69,12 @@ struct probe {
 	uint8_t *found; /* in hot code: T0 holds the host address */
 };
 
+/* Jumps of one instruction that leave for bt_sys_insn(); see tr_emit_aside(). */
+struct aside {
+	uint8_t *fields[8]; /* rel32 */
+	unsigned count;
+};
+
 struct cold_entry {
 	struct probe probe;
 	uint8_t *back;
@@ -143,7 +149,12 @@ void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a);
 void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp,
 		  bool flags_in_slot);
 
+/* tr_string.c */
+bool tr_string_inline(const struct tr *t, const struct insn *in);
+void tr_emit_string(struct tr *t, const struct insn *in);
+
 /* tr_access.c */
+uint8_t *tr_emit_tlb(struct tr *t, struct out *o, const struct probe *p);
 void tr_emit_colds(struct tr *t);
 void tr_emit_mem_copy(struct tr *t, const struct insn *in);
 void tr_emit_bittest(struct tr *t, const struct insn *in);
@@ -156,6 +167,7 @@ void tr_set_reg(struct tr *t, unsigned greg, unsigned host);
 struct bt_exit *tr_new_exit(struct tr *t, unsigned kind);
 void tr_emit_linkable(struct tr *t, uint8_t *field, struct bt_exit *e);
 void tr_emit_sys(struct tr *t, const struct insn *in);
+void tr_emit_aside(struct tr *t, const struct insn *in, const struct aside *a);
 void tr_emit_sys_aside(struct tr *t, const struct insn *in);
 void tr_emit_jc_jump(struct tr *t);
 void tr_emit_goto(struct tr *t, int64_t off);
@@ -169,5 +181,7 @@ void tr_emit_rflags(struct out *o, unsigned ext, uint32_t imm);
 void tr_emit_pushf(struct tr *t);
 void tr_emit_sti(struct tr *t, const struct insn *in);
 void tr_emit_ac(struct tr *t, const struct insn *in);
+void tr_emit_from_cr(struct tr *t, const struct insn *in);
+void tr_emit_fsgsbase(struct tr *t, const struct insn *in);
 
 #endif

@@ -83,7 +83,7 @@ static uint8_t *jcc_field(struct out *o, unsigned cc)
 
 /* T0: linear address; becomes the host address. Returns the field of the jump that is taken when
  * the TLB does not have it: then T1 is the slot, and T0 what emit_undo() turns back. */
-static uint8_t *emit_tlb(struct tr *t, struct out *o, const struct probe *p)
+uint8_t *tr_emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 {
 	uint8_t *miss;
 
@@ -157,7 +157,7 @@ static void emit_probe(struct tr *t, struct probe *p)
 
 	switch ((enum probe_kind)p->kind) {
 	case PROBE_TLB:
-		p->jump = emit_tlb(t, o, p);
+		p->jump = tr_emit_tlb(t, o, p);
 		break;
 	case PROBE_STACK:
 		e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
@@ -210,7 +210,7 @@ static void emit_probe_cold(struct tr *t, struct out *o, const struct probe *p,
 	if (p->kind != PROBE_TLB) {
 		if (p->kind == PROBE_STACK)
 			e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
-		miss = emit_tlb(t, o, p);
+		miss = tr_emit_tlb(t, o, p);
 		if (p->kind == PROBE_STATIC)
 			emit_static_fill(t, o, p, in);
 		else if (p->write)

@@ -46,16 +46,23 @@ void tr_emit_sys(struct tr *t, const struct insn *in)
 	emit_exit(t, &t->hot, e);
 }
 
-/* Leave for bt_sys_insn() from a forward jump that was just emitted (its rel32 is at hot.p - 4). */
-void tr_emit_sys_aside(struct tr *t, const struct insn *in)
+/* Leave for bt_sys_insn() from the jumps in @a, all with the flags where they are now. */
+void tr_emit_aside(struct tr *t, const struct insn *in, const struct aside *a)
 {
 	struct bt_exit *e = tr_new_exit(t, EXIT_SYS);
 	struct insn *copy = bt_cache_alloc(t->cache, sizeof(*copy));
 
 	bt_copy(copy, in, sizeof(*copy));
 	e->insn = copy;
-	patch_rel32(t->hot.p - 4, t->cold.p);
+	for (unsigned i = 0; i < a->count; i++)
+		patch_rel32(a->fields[i], t->cold.p);
 	emit_exit(t, &t->cold, e);
+}
+
+/* The same from the jump that was just emitted (its rel32 is at hot.p - 4). */
+void tr_emit_sys_aside(struct tr *t, const struct insn *in)
+{
+	tr_emit_aside(t, in, &(struct aside) { { t->hot.p - 4 }, 1 });
 }
 
 /* Jump through the jump cache to the guest rip in T0; flags are in the slot or dead. */

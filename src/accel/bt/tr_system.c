@@ -115,3 +115,45 @@ void tr_emit_ac(struct tr *t, const struct insn *in)
 	e->target_off = t->offs[t->cur + 1];
 	tr_emit_linkable(t, e_jmp_patchable(o), e);
 }
+
+void tr_emit_from_cr(struct tr *t, const struct insn *in)
+{
+	static const int32_t off[5] = { CPU_OFF(st.cr0), 0, CPU_OFF(st.cr2), CPU_OFF(st.cr3),
+					CPU_OFF(st.cr4) };
+
+	e_load_gs(&t->hot, T0, off[in->reg]);
+	tr_set_reg(t, in->rm, T0);
+}
+
+void tr_emit_fsgsbase(struct tr *t, const struct insn *in)
+{
+	struct out *o = &t->hot;
+	bool fs = in->op == OP_RDFSBASE || in->op == OP_WRFSBASE, w = in->opsize == 8;
+	int32_t base = fs ? CPU_OFF(st.segs[SEG_FS].base) : CPU_OFF(st.segs[SEG_GS].base);
+	struct aside a = { .count = 0 };
+
+	tr_clobber_flags(t, t->live[t->cur]);
+	enc_emit(o, &(struct enc) { .opcode = 0xf7, /* test dword gs:[cr4], FSGSBASE */
+				    .kind = RM_GS,
+				    .disp = CPU_OFF(st.cr4),
+				    .imm = CR4_FSGSBASE,
+				    .imm_size = 4 });
+	out8(o, 0x0f), out8(o, 0x84); /* jz */
+	o->p += 4;
+	a.fields[a.count++] = o->p - 4;
+	if (in->op == OP_RDFSBASE || in->op == OP_RDGSBASE) {
+		e_rgs(o, w, 0x8b, T0, base);
+		tr_set_reg(t, in->rm, T0);
+	} else {
+		e_rr(o, w, 0x8b, T0, tr_use_reg(o, in->rm, T0));
+		e_mov_rr(o, T1, T0); /* canonical? */
+		e_shift_i(o, true, 4, T1, 16);
+		e_shift_i(o, true, 7, T1, 16);
+		e_rr(o, true, 0x3b, T1, T0);
+		out8(o, 0x0f), out8(o, 0x85);
+		o->p += 4;
+		a.fields[a.count++] = o->p - 4;
+		e_store_gs(o, T0, base);
+	}
+	tr_emit_aside(t, in, &a);
+}

@@ -82,6 +82,17 @@ enum place tr_place_of(const struct tr *t, const struct insn *in)
 		return stack && !in->mem ? IN_BODY : IN_SYS;
 	case OP_RDTSCP:
 		return IN_BODY;
+	case OP_STOS:
+	case OP_MOVS:
+		return tr_string_inline(t, in) ? IN_BODY : IN_SYS;
+	case OP_MOV_CR:
+		return kernel && !(in->opcode & 2) && in->reg <= 4 && in->reg != 1 ? IN_BODY
+										   : IN_SYS;
+	case OP_RDFSBASE:
+	case OP_RDGSBASE:
+	case OP_WRFSBASE:
+	case OP_WRGSBASE:
+		return t->key & KEY_ONE ? IN_SYS : IN_BODY;
 	case OP_CLI:
 	case OP_STI:
 	case OP_SWAPGS:
@@ -319,6 +330,19 @@ static void emit_body(struct tr *t, const struct insn *in)
 	case OP_BITTEST_MEM_REG:
 		tr_emit_bittest(t, in);
 		return;
+	case OP_STOS:
+	case OP_MOVS:
+		tr_emit_string(t, in);
+		return;
+	case OP_MOV_CR:
+		tr_emit_from_cr(t, in);
+		return;
+	case OP_RDFSBASE:
+	case OP_RDGSBASE:
+	case OP_WRFSBASE:
+	case OP_WRGSBASE:
+		tr_emit_fsgsbase(t, in);
+		return;
 	default:
 		break;
 	}
@@ -394,7 +418,8 @@ static enum flags_at wanted_flags(const struct tr *t)
 			return in->op == OP_JMP && in->imm > 0 ? FLAGS_HW : FLAGS_SLOT;
 		if ((in->mem && in->op != OP_LEA && in->op != OP_NOP) || in->op == OP_PUSH_REG ||
 		    in->op == OP_PUSH_IMM || in->op == OP_PUSH_RM || in->op == OP_POP_REG ||
-		    in->op == OP_POP_RM || in->op == OP_LEAVE || in->op == OP_PUSHF)
+		    in->op == OP_POP_RM || in->op == OP_LEAVE || in->op == OP_PUSHF ||
+		    in->op == OP_STOS || in->op == OP_MOVS)
 			return FLAGS_SLOT;
 	}
 	return t->offs[t->count] >= (int)PAGE_SIZE ? FLAGS_SLOT : FLAGS_HW;
