@@ -141,7 +141,7 @@ enum {
 #define TLB_INDEX_SHIFT                                                                            \
 	(PAGE_SHIFT - 2) /* an index in translated code is four times the entry's number */
 #define TLB_FRESH 256
-#define TLB_STATICS 256
+#define TLB_STATICS 512
 #define TLB_STATIC_BYTES 64
 #define TLB_STATIC_NONE 0x8000000000000001ull
 #define TLB_STACK_SIZES 3 /* of accesses: up to 64, 256 and 1024 bytes */
@@ -172,7 +172,7 @@ struct bt_tlb {
 	 * TLB_STATIC_NONE in empty ones, which no such address can be.
 	 */
 	uint64_t static_la[2][TLB_STATICS], static_host[2][TLB_STATICS];
-	uint64_t static_used; /* some are not empty */
+	uint32_t static_used, static_low; /* some are not empty; some in the lower half */
 	uint64_t large_lo,
 	    large_hi; /* C only: all large pages that entries were made of lie in [lo, hi) */
 	/*
@@ -200,7 +200,7 @@ struct bt_tlb {
 	(2 * JC_SIZE -                                                                             \
 	 2)		/* of an index: twice the number of the place, as the scale of 8 needs it */
 #define JC_GENERATION 4 /* keeps pairs together */
-#define JC_PAGES 16384
+#define JC_PAGES 32768
 #define FIND_SIZE 32768
 enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
 
@@ -274,6 +274,7 @@ struct bt_cpu {
 	unsigned space, space_next; /* the present one; the next to be given up */
 	uint32_t jc_last[JC_CLASSES];
 	bool jc_user_global; /* some user entry stands on a global page */
+	bool jc_kernel_low;  /* some other entry stands in the lower half */
 	struct bt_jc_pages jc_kernel_pages;
 	struct bt_find {
 		uint64_t gpa_key; /* gpa << 16 | key */

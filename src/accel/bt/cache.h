@@ -131,8 +131,7 @@ struct bt_cache {
 	size_t page_count;
 	struct bt_stubs stubs;
 	struct bt_exit miss_exit;
-	bool rorx;	      /* the host has BMI2 */
-	unsigned next_static; /* entry of static_la[] for the next instruction that has one */
+	bool rorx; /* the host has BMI2 */
 	uint64_t stat_blocks, stat_flushes, stat_invalidated, stat_guest_bytes;
 };
 
@@ -251,7 +250,7 @@ static inline struct bt_jc_pages *bt_jc_pages(struct bt_cpu *cpu, bool others)
 /** bt_jc_index() - twice the number of @rip's place; the same in tr_emit_jc_jump() */
 static inline unsigned bt_jc_index(const struct bt_cpu *cpu, unsigned class, uint64_t rip)
 {
-	return ((uint32_t)rip + cpu->jc_gen[class]) & JC_MASK;
+	return ((uint32_t)rip + (uint32_t)(rip >> JC_BITS) + cpu->jc_gen[class]) & JC_MASK;
 }
 
 static inline unsigned bt_key_tlb(uint32_t key)

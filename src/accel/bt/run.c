@@ -342,6 +342,8 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 		cpu->jc_nonglobal |= 1u << class;
 	else if (!group)
 		cpu->jc_user_global = true;
+	if (group && (int64_t)cpu->st.rip >= 0)
+		cpu->jc_kernel_low = true;
 }
 
 /* ---- entering and leaving translated code ---- */

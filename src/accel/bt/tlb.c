@@ -2,17 +2,37 @@
 /* Flushing the software TLBs, the instruction TLB and the jump caches. */
 #include "accel/bt/cache.h"
 
-/* Forget the places that are reached without the tags. */
-static void flush_fast(struct bt_tlb *t)
+static void flush_stack(struct bt_tlb *t)
 {
 	for (unsigned i = 0; i < TLB_STACK_SIZES; i++)
 		t->stack_limit[i] = 0;
+}
+
+static void flush_statics(struct bt_tlb *t)
+{
 	if (!t->static_used)
 		return;
 	for (unsigned w = 0; w < 2; w++)
 		for (unsigned i = 0; i < TLB_STATICS; i++)
 			t->static_la[w][i] = TLB_STATIC_NONE;
-	t->static_used = 0;
+	t->static_used = t->static_low = 0;
+}
+
+/* Forget the places that are reached without the tags. */
+static void flush_fast(struct bt_tlb *t)
+{
+	flush_stack(t);
+	flush_statics(t);
+}
+
+/* The same for those on the page at @la; kernels drop users' pages all the time, and have none of
+ * their own there. */
+static void flush_fast_page(struct bt_tlb *t, uint64_t la)
+{
+	if (t->stack_tag == (la & ~0xfffull))
+		flush_stack(t);
+	if ((int64_t)la < 0 || t->static_low)
+		flush_statics(t);
 }
 
 static void flush_class(struct bt_tlb *t)
@@ -113,7 +133,7 @@ void bt_jc_forget(struct bt_cpu *cpu)
 		bt_fill(bt_jc_pages(cpu, i), 0, sizeof(struct bt_jc_pages));
 	forget_spaces(cpu);
 	cpu->jc_used = cpu->jc_nonglobal = 0;
-	cpu->jc_user_global = false;
+	cpu->jc_user_global = cpu->jc_kernel_low = false;
 	bt_fill(cpu->find, 0, sizeof(cpu->find));
 }
 
@@ -203,7 +223,7 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 	for (unsigned k = 0; k < TLB_CLASSES; k++) {
 		struct bt_tlb *t = &cpu->tlb[k];
 
-		flush_fast(t);
+		flush_fast_page(t, la);
 		if (la >= t->large_lo && la < t->large_hi)
 			flush_class(t);
 		else if (t->at[i].read == page || t->at[i].write == page)
@@ -222,6 +242,8 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 
 		if (e->la == page)
 			e->la = ~0ull;
+		if (u && (int64_t)la >= 0 && !cpu->jc_kernel_low)
+			continue; /* kernels drop users' pages all the time */
 		if (bt_jc_pages(cpu, u)->bits[bit / 64] >> (bit & 63) & 1)
 			bt_jc_clear(cpu, u ? ~JC_USER_CLASSES : JC_USER_CLASSES);
 	}

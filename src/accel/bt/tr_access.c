@@ -130,6 +130,17 @@ static bool wants_static(const struct tr *t, const struct insn *in, unsigned siz
 	       in->op != OP_MOV_MOFFS_STORE && in->disp == (int32_t)in->disp;
 }
 
+/* By address, so that all that look at one variable share an entry: where code is linear in memory,
+ * as kernels are, what is relative to rip is as good as an address. */
+static unsigned static_entry(const struct tr *t, const struct insn *in)
+{
+	uint64_t at = in->disp;
+
+	if (in->base == INSN_RIP_REL)
+		at += (t->b->gpa & ~(uint64_t)(PAGE_SIZE - 1)) + t->offs[t->cur + 1];
+	return (at >> 3 ^ at >> PAGE_SHIFT) % TLB_STATICS;
+}
+
 /* How to find the page of a @size bytes access: of @in's operand, or (NULL) of a push or pop. */
 static struct probe choose_probe(struct tr *t, const struct insn *in, unsigned size, bool write)
 {
@@ -145,7 +156,7 @@ static struct probe choose_probe(struct tr *t, const struct insn *in, unsigned s
 			p.kind = PROBE_STACK;
 	} else if (wants_static(t, in, size)) {
 		p.kind = PROBE_STATIC;
-		p.entry = t->cache->next_static++ % TLB_STATICS;
+		p.entry = static_entry(t, in);
 	}
 	return p;
 }
@@ -195,6 +206,9 @@ static void emit_static_fill(struct tr *t, struct out *o, const struct probe *p,
 	e_store_gs(o, T1, static_off(t, p, false));
 	e_store_gs(o, T0, static_off(t, p, true));
 	e_mov_gs_imm32(o, TLB_OFF(t, static_used), 1);
+	e_rr(o, true, 0x85, T1, T1); /* test */
+	e_jcc(o, 8, p->found);	     /* js */
+	e_mov_gs_imm32(o, TLB_OFF(t, static_low), 1);
 }
 
 /*

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stos and movs, single or repeated: when they go upwards and stay within a page on each side that the TLB
- * has, the host's own instruction on host addresses. Everything else leaves for sys_string.c.
+ * stos and movs, single or repeated: when they go upwards and stay within a page on each side that
+ * the TLB has, the host's own instruction on host addresses. Everything else leaves for
+ * sys_string.c.
  */
 #include "accel/bt/tr.h"
 
@@ -25,7 +26,8 @@ static void jcc_leave(struct tr *t, struct aside *a, unsigned cc)
 }
 
 /* T0 <- host address for the bytes at guest register @reg; leaves when they are not all there. */
-static void emit_side(struct tr *t, const struct insn *in, unsigned reg, bool write, struct aside *a)
+static void emit_side(struct tr *t, const struct insn *in, unsigned reg, bool write,
+		      struct aside *a)
 {
 	struct out *o = &t->hot;
 	struct probe p = { .kind = PROBE_TLB, .write = write, .size = in->rep ? 1 : in->opsize };
