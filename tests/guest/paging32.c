@@ -222,7 +222,8 @@ static void two_levels(void)
 
 /* ---- PAE ---- */
 
-/* The walk marks no pointer entry as accessed; the bit is reserved, so what marks it cannot load them again. */
+/* The walk marks no pointer entry as accessed; the bit is reserved, so what marks it cannot load
+ * them again. */
 static void check_pointers(u64 *pdpt)
 {
 	u64 marked = (pdpt[0] | pdpt[1] | pdpt[2] | pdpt[3]) & PTE_A;

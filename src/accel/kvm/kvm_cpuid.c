@@ -55,16 +55,15 @@ static const struct edit {
 };
 
 /*
- * The debug option no-xsave: XSAVE and what needs it. For QEMU's emulation of SVM (7.2), which does not
- * stop at XSETBV: KVM never learns what the guest enabled, and takes it away at the next entry.
+ * The debug option no-xsave: XSAVE and what needs it. For QEMU's emulation of SVM (7.2), which does
+ * not stop at XSETBV: KVM never learns what the guest enabled, and takes it away at the next entry.
  */
 static const struct edit no_xsave[] = {
 	{ 1, 0, ECX, BIT(12) | BIT(26) | BIT(28) | BIT(29), 0 },
 	{ 7, 0, EBX,
 	  BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31),
 	  0 },
-	{ 7, 0, ECX,
-	  BIT(1) | BIT(3) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14), 0 },
+	{ 7, 0, ECX, BIT(1) | BIT(3) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14), 0 },
 	{ 7, 0, EDX, BIT(2) | BIT(3) | BIT(8) | BIT(23), 0 },
 	{ 7, 1, EAX, BIT(4) | BIT(5) | BIT(23), 0 },
 	{ 0xd, 0, EAX, ~0u, 0 },
