@@ -6,7 +6,7 @@ BUILD ?= build
 MESON_FLAGS ?=
 PYTHON := /usr/bin/python3
 
-.PHONY: all build run test bench check-style asan clean distclean help
+.PHONY: all build run test test-kvm bench bench-kvm check-style asan clean distclean help
 
 all: build
 
@@ -14,7 +14,9 @@ help:
 	@echo 'make             build'
 	@echo "make run         boot a Debian virtual machine; CMD='uname -a' runs that command in it"
 	@echo 'make test        every test; TESTS="unit guest fuzz system" selects'
+	@echo 'make test-kvm    KVM alone, on an emulated host that has it; part of make test'
 	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
+	@echo 'make bench-kvm   compare with QEMU on KVM; BENCH="--rounds 5" and other options'
 	@echo 'make asan        the tests with sanitizers alone (address, undefined behaviour, threads)'
 	@echo 'make check-style formatting and the folder rule'
 	@echo 'make clean       remove the build; make distclean: the cached guest disks as well'
@@ -46,6 +48,15 @@ test: build
 bench: build
 	@tools/install-packages run bench
 	@bench/run --build $(BUILD) $(BENCH)
+
+# On any machine: QEMU emulates one that has hardware virtualisation (tools/nested-host).
+test-kvm: build
+	@tools/install-packages run test
+	@tests/run --build $(BUILD) system kvm
+
+bench-kvm: build
+	@tools/install-packages run bench
+	@bench/kvm --build $(BUILD) $(BENCH)
 
 check-style:
 	@tools/install-packages style

@@ -2,9 +2,12 @@
 /*
  * Linux moves from machine to machine in the midst of disk I/O: fio writes and
  * verifies a disk with many requests in flight; every fraction of a second the
- * machine is saved, freed, and another one goes on with the same disks.
+ * machine is saved, freed, and another one goes on with the same disks, on
+ * the next accelerator of a list.
  *
- * usage: test-machine_disk SOURCE BUILD
+ * usage: test-machine_disk SOURCE BUILD [SLOWER WORDS ACCEL...]
+ * SLOWER: how many times slower than a usual one this host is; WORDS: more
+ * for the kernel's command line; ACCEL: the accelerators, in turn (default: bt).
  * Skipped when no guest disk with fio was made yet; tests/run makes it first.
  */
 #include <setjmp.h>
@@ -17,23 +20,27 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#include "accel/accel.h"
+#include "accel_named.h"
 #include "base/util.h"
 #include "loop/loop.h"
 #include "monitor/machine.h"
 
 #define MEMORY MIB(192)
 #define HOPS 8
+#define ACCELS_MAX 4
 #define DISK_SIZE MIB(64)
 
-static const char *source, *build;
+static const char *source, *build, *words = "";
+static unsigned slower = 1;
+static const struct accel_ops *accels[ACCELS_MAX];
+static unsigned accel_count;
 
-/* Passes of fio until the guest is 12 s old: longer than all hops take. */
+/* Passes of fio until the guest has run for 12 s (times @slower): longer than all hops take. */
 static const char script[] =
     "#!/bin/sh\n"
     "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /tmp; cd /tmp\n"
-    "n=0; s=0\n"
-    "while read up rest < /proc/uptime && test ${up%.*} -lt 12 && test $s = 0; do\n"
+    "n=0; s=0; echo fio begins\n"
+    "while read up rest < /proc/uptime && test ${up%.*} -lt $seconds && test $s = 0; do\n"
     "fio --name=t --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=24 --rw=randwrite "
     "--bsrange=512-64k --size=24m --loops=2 --verify=crc32c --verify_fatal=1 --randseed=$n "
     "--verify_state_save=0 --minimal >/tmp/out 2>&1; s=$?; n=$((n + 1))\n"
@@ -57,7 +64,7 @@ static char initrd[] = "/tmp/eyot-hops-initrd-XXXXXX",
 	    script_path[] = "/tmp/eyot-hops-script-XXXXXX", disk[] = "/tmp/eyot-hops-disk-XXXXXX",
 	    console[] = "/tmp/eyot-hops-console-XXXXXX";
 
-static bool console_has(const char *words)
+static bool console_has(const char *text_wanted)
 {
 	static char text[1 << 20];
 	FILE *f = fopen(console, "r");
@@ -65,7 +72,7 @@ static bool console_has(const char *words)
 
 	fclose(f);
 	text[n] = '\0';
-	return strstr(text, words);
+	return strstr(text, text_wanted);
 }
 
 static void on_stopped(void *arg, const struct vm_request *req)
@@ -81,18 +88,22 @@ static void on_timer(void *arg)
 	loop_quit(((struct host *)arg)->loop, 0);
 }
 
-static void make(struct host *h)
+static void make(struct host *h, unsigned hops)
 {
 	struct machine_events events = { on_stopped, h };
 	struct err err = { "" };
+	char cmdline[400];
 
 	memset(h, 0, sizeof(*h));
 	assert_int_equal(loop_new(&h->loop, &err), 0);
 	assert_int_equal(loop_timer_add(h->loop, on_timer, h, &h->timer), 0);
 	assert_int_equal(config_init(&h->cfg, &err), 0);
 	free(h->cfg.cmdline);
-	h->cfg.cmdline =
-	    strdup("console=ttyS0 root=/dev/vda ro init=/run/eyot/hops panic=-1 quiet");
+	snprintf(cmdline, sizeof(cmdline),
+		 "console=ttyS0 root=/dev/vda ro init=/run/eyot/hops panic=-1 quiet "
+		 "seconds=%u %s",
+		 12 * slower, words);
+	h->cfg.cmdline = strdup(cmdline);
 	h->cfg.kernel = strdup(kernel);
 	h->cfg.initrd = strdup(initrd);
 	h->cfg.cpus = 2;
@@ -103,7 +114,8 @@ static void make(struct host *h)
 	h->cfg.disk_count = 2;
 	assert_int_equal(console_open(h->loop, CONSOLE_FILE, console, NULL, NULL, &h->con, &err),
 			 0);
-	if (machine_new(&h->cfg, h->loop, &accel_bt, h->con, &events, &h->m, &err) < 0)
+	if (machine_new(&h->cfg, h->loop, accels[hops % accel_count], h->con, &events, &h->m,
+			&err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -119,12 +131,12 @@ static void done(struct host *h)
 /* Run for a while; true when the machine ended. */
 static bool run_for(struct host *h, unsigned ms)
 {
-	loop_timer_arm(h->timer, clock_now_ns() + ms * 1000000ull);
+	loop_timer_arm(h->timer, clock_now_ns() + (uint64_t)ms * slower * 1000000u);
 	return loop_run(h->loop) == 1;
 }
 
 /* The machine ends; another one, made anew, has its RAM and state. */
-static void hop(struct host *h)
+static void hop(struct host *h, unsigned hops)
 {
 	uint8_t *ram = malloc(MEMORY);
 	struct snap_writer w;
@@ -139,7 +151,7 @@ static void hop(struct host *h)
 	memcpy(ram, machine_vm(h->m)->mem.slots[0].hva, MEMORY);
 	done(h);
 
-	make(h);
+	make(h, hops);
 	assert_int_equal(vm_pause(machine_vm(h->m), &err), 0);
 	if (machine_start(h->m, &err) < 0)
 		fail_msg("%s", err.text);
@@ -198,6 +210,7 @@ static void test_hops(void **state)
 	struct host h;
 	struct err err = { "" };
 	bool ended = false;
+	unsigned hops = 0;
 
 	make_file(script_path, script, sizeof(script) - 1, sizeof(script) - 1);
 	make_file(initrd, "", 0, 0);
@@ -208,20 +221,23 @@ static void test_hops(void **state)
 		 source, initrd, folder, build, script_path);
 	assert_int_equal(system(cmd), 0);
 
-	make(&h);
+	make(&h, 0);
 	if (machine_start(h.m, &err) < 0)
 		fail_msg("%s", err.text);
-	assert_false(run_for(&h, 4000)); /* boot, and fio begins */
-	for (unsigned i = 0; i < HOPS && !ended; i++) {
-		hop(&h);
-		ended = run_for(&h, 300 + 70 * i);
+	for (unsigned i = 0; !console_has("fio begins"); i++)
+		assert_true(i < 1000 && !run_for(&h, 100));
+	while (hops < HOPS && !ended) {
+		hop(&h, ++hops);
+		ended = run_for(&h, 300 + 70 * hops);
 	}
+	assert_true(hops >= accel_count);
 	if (!ended)
 		ended = run_for(&h, 100000);
 	assert_true(ended);
 	machine_flush_console(h.m);
 	done(&h);
-	if (!console_has("fio left with 0") || console_has("I/O error") || console_has("BUG:"))
+	if (!console_has("fio left with 0") || console_has("after 0 passes") ||
+	    console_has("I/O error") || console_has("BUG:"))
 		fail_msg("see %s", console);
 	unlink(script_path);
 	unlink(initrd);
@@ -233,12 +249,20 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_hops) };
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: %s SOURCE BUILD\n", argv[0]);
+	if (argc < 3 || argc > 5 + ACCELS_MAX) {
+		fprintf(stderr, "usage: %s SOURCE BUILD [SLOWER WORDS ACCEL...]\n", argv[0]);
 		return 2;
 	}
 	source = argv[1];
 	build = argv[2];
+	if (argc > 3)
+		slower = (unsigned)atoi(argv[3]);
+	if (argc > 4)
+		words = argv[4];
+	for (int i = 5; i < argc; i++)
+		accels[accel_count++] = accel_named(argv[i]);
+	if (accel_count == 0)
+		accels[accel_count++] = accel_named("bt");
 	if (!find_guest()) {
 		puts("no guest disk is there; tools/guest-image --flavour test makes it");
 		return 77;

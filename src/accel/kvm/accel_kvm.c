@@ -166,6 +166,7 @@ static int kvm_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	vm->mmio = cfg->mmio;
 	vm->count = cfg->vcpu_count;
 	vm->opt_stats = cfg->debug && strstr(cfg->debug, "stats");
+	vm->opt_no_xsave = cfg->debug && strstr(cfg->debug, "no-xsave");
 	pthread_mutex_init(&vm->lock, NULL);
 	ret = open_vm(vm, err);
 	if (ret == 0)

@@ -47,7 +47,7 @@ struct kvm_vm {
 	unsigned count;
 	size_t run_size;
 	unsigned tsc_khz;
-	bool opt_stats;
+	bool opt_stats, opt_no_xsave;
 	struct kvm_cpuid2 *cpuid;   /* as vCPU 0 sees it, but for IDs */
 	uint64_t xcr0_max;	    /* what of the extended state guests may use */
 	unsigned xstate_offset[64]; /* in the host's standard format */

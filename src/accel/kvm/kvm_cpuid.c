@@ -54,6 +54,25 @@ static const struct edit {
 	  0 },
 };
 
+/*
+ * The debug option no-xsave: XSAVE and what needs it. For QEMU's emulation of SVM (7.2), which does
+ * not stop at XSETBV: KVM never learns what the guest enabled, and takes it away at the next entry.
+ */
+static const struct edit no_xsave[] = {
+	{ 1, 0, ECX, BIT(12) | BIT(26) | BIT(28) | BIT(29), 0 },
+	{ 7, 0, EBX,
+	  BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31),
+	  0 },
+	{ 7, 0, ECX, BIT(1) | BIT(3) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14), 0 },
+	{ 7, 0, EDX, BIT(2) | BIT(3) | BIT(8) | BIT(23), 0 },
+	{ 7, 1, EAX, BIT(4) | BIT(5) | BIT(23), 0 },
+	{ 0xd, 0, EAX, ~0u, 0 },
+	{ 0xd, 0, EBX, ~0u, 0 },
+	{ 0xd, 0, ECX, ~0u, 0 },
+	{ 0xd, 1, EAX, ~0u, 0 },
+	{ 0x80000001, 0, ECX, BIT(11) | BIT(16), 0 },
+};
+
 /* Leaves of which nothing is shown, or which are made anew: PMU, SGX, trace, AMX, topology, ... */
 static bool is_dropped(const struct kvm_cpuid_entry2 *e)
 {
@@ -187,7 +206,8 @@ static void learn_xstate(struct kvm_vm *vm)
 	uint32_t size = 576;
 
 	vm->xcr0_max = 3;
-	if (!e)
+	/* without XSAVE the leaf may be there, all zero */
+	if (!e || !e->eax)
 		return;
 	vm->xcr0_max = e->eax;
 	for (unsigned i = 2; i < 32; i++) {
@@ -202,6 +222,17 @@ static void learn_xstate(struct kvm_vm *vm)
 	e->ecx = size;
 }
 
+static void apply(struct kvm_cpuid2 *list, const struct edit *table, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct kvm_cpuid_entry2 *e = find(list, table[i].leaf, table[i].sub);
+		uint32_t *r = e ? reg_of(e, table[i].reg) : NULL;
+
+		if (r)
+			*r = (*r & ~table[i].hide) | table[i].set;
+	}
+}
+
 static void edit(struct kvm_vm *vm)
 {
 	struct kvm_cpuid2 *list = vm->cpuid;
@@ -209,12 +240,9 @@ static void edit(struct kvm_vm *vm)
 	bool amd = e && (e->ebx == 0x68747541 /* Auth */ || e->ebx == 0x6f677948 /* Hygo */);
 
 	drop(list);
-	for (unsigned i = 0; i < ARRAY_SIZE(edits); i++) {
-		e = find(list, edits[i].leaf, edits[i].sub);
-		if (e)
-			*reg_of(e, edits[i].reg) =
-			    (*reg_of(e, edits[i].reg) & ~edits[i].hide) | edits[i].set;
-	}
+	apply(list, edits, ARRAY_SIZE(edits));
+	if (vm->opt_no_xsave)
+		apply(list, no_xsave, ARRAY_SIZE(no_xsave));
 	/* Not in the list although the kernel has it: the list knows no in-kernel local APIC. */
 	e = find(list, 1, 0);
 	if (e && kvm_sys_call(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
