@@ -45,18 +45,17 @@ static int parse_number(const char *text, unsigned long max, unsigned long *ret_
 
 static int set_mac(struct config_net *n, const char *text, struct err *err)
 {
-	unsigned b[6];
-	int end = 0;
+	const char *p = text;
 
-	if (strlen(text) != 17 ||
-	    sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
-		   &end) != 6 ||
-	    end != 17)
-		return err_set(err, EINVAL, "mac '%s': not six bytes as 02:12:34:56:78:9a", text);
-	if (b[0] & 1)
+	for (unsigned i = 0; i < 6; i++, p += 3) {
+		if (!isxdigit((unsigned char)p[0]) || !isxdigit((unsigned char)p[1]) ||
+		    p[2] != (i < 5 ? ':' : '\0'))
+			return err_set(err, EINVAL, "mac '%s': not six bytes as 02:12:34:56:78:9a",
+				       text);
+		n->mac[i] = (uint8_t)strtoul(p, NULL, 16);
+	}
+	if (n->mac[0] & 1)
 		return err_set(err, EINVAL, "mac '%s': is the address of a group", text);
-	for (unsigned i = 0; i < 6; i++)
-		n->mac[i] = (uint8_t)b[i];
 	n->has_mac = true;
 	return 0;
 }

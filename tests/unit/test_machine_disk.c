@@ -2,7 +2,8 @@
 /*
  * Linux moves from machine to machine in the midst of disk I/O: fio writes and
  * verifies a disk with many requests in flight; every fraction of a second the
- * machine is saved, freed, and another one goes on with the same disks.
+ * machine is saved, freed, and another one goes on with the same disks and a
+ * network of the same kind, through which pings go all the time.
  *
  * usage: test-machine_disk SOURCE BUILD
  * Skipped when no guest disk with fio was made yet; tests/run makes it first.
@@ -32,6 +33,8 @@ static const char *source, *build;
 static const char script[] =
     "#!/bin/sh\n"
     "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /tmp; cd /tmp\n"
+    "ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0\n"
+    "ping -q -i 0.05 10.0.2.2 > /tmp/ping & p=$!\n"
     "n=0; s=0\n"
     "while read up rest < /proc/uptime && test ${up%.*} -lt 12 && test $s = 0; do\n"
     "fio --name=t --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=24 --rw=randwrite "
@@ -39,6 +42,9 @@ static const char script[] =
     "--verify_state_save=0 --minimal >/tmp/out 2>&1; s=$?; n=$((n + 1))\n"
     "done\n"
     "test $s = 0 || cat /tmp/out\n"
+    "kill -INT $p; wait $p; cat /tmp/ping\n"
+    "grep -qE ' ([0-9]|10)(\\.[0-9]+)?% packet loss' /tmp/ping && echo pings came back\n"
+    "ip -s link show eth0\n"
     "dmesg | grep -E 'I/O error|BUG:|WARNING:|Call Trace'\n"
     "echo fio left with $s after $n passes\n"
     "sleep 1; echo o > /proc/sysrq-trigger; sleep 100\n";
@@ -101,6 +107,8 @@ static void make(struct host *h)
 	h->cfg.disks[0].readonly = true;
 	h->cfg.disks[1].path = strdup(disk);
 	h->cfg.disk_count = 2;
+	assert_int_equal(config_net_parse(&h->cfg.nets[0], "user", &err), 0);
+	h->cfg.net_count = 1;
 	assert_int_equal(console_open(h->loop, CONSOLE_FILE, console, NULL, NULL, &h->con, &err),
 			 0);
 	if (machine_new(&h->cfg, h->loop, accel_list[0], h->con, &events, &h->m, &err) < 0)
@@ -169,7 +177,7 @@ static bool find_guest(void)
 	struct stat st;
 	time_t newest = -1;
 
-	snprintf(folder, sizeof(folder), "%s%s/guest/test-*/disk.img",
+	snprintf(folder, sizeof(folder), "%s%s/guest/test-*/modules-cloud/*-virtio_net.ko",
 		 cache	? cache
 		 : home ? home
 			: "",
@@ -179,6 +187,7 @@ static bool find_guest(void)
 	for (size_t i = 0; i < g.gl_pathc; i++) {
 		char *path = g.gl_pathv[i];
 
+		*strrchr(path, '/') = '\0';
 		*strrchr(path, '/') = '\0';
 		if (stat(path, &st) < 0 || st.st_mtime <= newest)
 			continue;
@@ -221,7 +230,8 @@ static void test_hops(void **state)
 	assert_true(ended);
 	machine_flush_console(h.m);
 	done(&h);
-	if (!console_has("fio left with 0") || console_has("I/O error") || console_has("BUG:"))
+	if (!console_has("fio left with 0") || !console_has("pings came back") ||
+	    console_has("I/O error") || console_has("BUG:"))
 		fail_msg("see %s", console);
 	unlink(script_path);
 	unlink(initrd);
