@@ -54,23 +54,25 @@ struct net_backend_ops {
 	 */
 	ssize_t (*receive)(struct net_backend *be, unsigned queue, const struct iovec *iov,
 			   unsigned count);
-	/* Return: 0, sent or lost as on any network; -EAGAIN: nothing was taken, wait for writable */
-	int (*send)(struct net_backend *be, unsigned queue, const struct iovec *iov,
-		    unsigned count, size_t len);
+	/* Return: 0, sent or lost as on any network; -EAGAIN: nothing was taken, wait for writable
+	 */
+	int (*send)(struct net_backend *be, unsigned queue, const struct iovec *iov, unsigned count,
+		    size_t len);
 	/* The end of a batch of send(); may be NULL */
 	void (*flush)(struct net_backend *be, unsigned queue);
-	/* Which GUEST_* features the driver takes, as a mask of feature bits; any thread; may be NULL */
+	/* Which GUEST_* features the driver takes, as a mask of feature bits; any thread; may be
+	 * NULL */
 	void (*set_offloads)(struct net_backend *be, uint64_t features);
 	void (*free)(struct net_backend *be);
 };
 
 struct net_backend {
 	const struct net_backend_ops *ops;
-	unsigned queues;   /* receive() has so many independent sources */
-	bool guest_gso;	   /* receive() may give large and half-checksummed frames */
-	bool on_loop;	   /* send() wants the loop thread */
-	bool link_up;	   /* at first; later changes are told */
-	unsigned mtu;	   /* what the card shall tell its guest; 0: nothing */
+	unsigned queues;	       /* receive() has so many independent sources */
+	bool guest_gso;		       /* receive() may give large and half-checksummed frames */
+	bool on_loop;		       /* send() wants the loop thread */
+	bool link_up;		       /* at first; later changes are told */
+	unsigned mtu;		       /* what the card shall tell its guest; 0: nothing */
 	const struct net_nic_ops *nic; /* NULL until attached */
 	void *opaque;
 };
@@ -96,7 +98,7 @@ struct net_config {
 	unsigned forward_count;
 
 	/* tap */
-	char *ifname, *bridge; /* NULL: a new name, no bridge */
+	char *ifname, *bridge;	 /* NULL: a new name, no bridge */
 	int fds[NET_QUEUES_MAX]; /* open descriptors of an interface; taken over by net_open() */
 	unsigned fd_count;
 

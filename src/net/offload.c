@@ -52,8 +52,7 @@ int net_hdr_check(const struct virtio_net_hdr_v1 *hdr, size_t len, bool csum, bo
 	bool needs_csum = hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	uint8_t type = hdr->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
 
-	if (needs_csum &&
-	    (!csum || (size_t)hdr->csum_start + hdr->csum_offset + 2 > len))
+	if (needs_csum && (!csum || (size_t)hdr->csum_start + hdr->csum_offset + 2 > len))
 		return -EINVAL;
 	if (hdr->gso_type == VIRTIO_NET_HDR_GSO_NONE)
 		return 0;

@@ -28,7 +28,7 @@ void net_csum_complete(uint8_t *frame, size_t len, size_t start, size_t offset);
 /* A frame to be cut into segments */
 struct net_gso {
 	const uint8_t *frame;
-	size_t l3, l4, head; /* offsets of the IP and TCP headers and of the payload */
+	size_t l3, l4, head;  /* offsets of the IP and TCP headers and of the payload */
 	size_t payload, size; /* bytes in all, and a segment */
 	bool v6;
 	unsigned segments;

@@ -231,8 +231,9 @@ int net_port_open(struct loop *loop, const struct net_config *cfg, struct net_ba
 
 	if (!port)
 		return err_set(err, ENOMEM, "out of memory");
-	port->be = (struct net_backend) { .ops = &port_ops, .queues = 1, .link_up = true,
-.mtu = cfg->mtu };
+	port->be = (struct net_backend) {
+		.ops = &port_ops, .queues = 1, .link_up = true, .mtu = cfg->mtu
+	};
 	port->loop = loop;
 	port->stream.fd = -1;
 	pthread_mutex_init(&port->lock, NULL);

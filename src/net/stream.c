@@ -116,6 +116,7 @@ int net_stream_flush(struct net_stream *s)
 			return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 		s->out_tail += (size_t)n;
 	}
+	s->out_head = s->out_tail = 0; /* the same few pages again, warm in the cache */
 	return 0;
 }
 
@@ -123,8 +124,8 @@ int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err
 {
 	*addr = (struct sockaddr_un) { .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(addr->sun_path))
-		return err_set(err, EINVAL, "'%s': a socket's path has at most %zu characters", path,
-			       sizeof(addr->sun_path) - 1);
+		return err_set(err, EINVAL, "'%s': a socket's path has at most %zu characters",
+			       path, sizeof(addr->sun_path) - 1);
 	strcpy(addr->sun_path, path);
 	return 0;
 }

@@ -21,7 +21,7 @@ struct net_stream {
 	uint8_t *in;
 	size_t in_pos, in_len; /* [in_pos, in_len) is yet to be taken */
 	uint8_t *out;
-	size_t out_size;	   /* a power of two */
+	size_t out_size;	     /* a power of two */
 	uint64_t out_head, out_tail; /* bytes ever put and sent */
 };
 
@@ -66,7 +66,8 @@ int net_stream_flush(struct net_stream *s);
 struct sockaddr_un;
 int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err);
 
-/** net_unix_connect() - a non-blocking stream socket connected to @path; the descriptor or -errno */
+/** net_unix_connect() - a non-blocking stream socket connected to @path; the descriptor or -errno
+ */
 int net_unix_connect(const struct sockaddr_un *addr);
 
 #endif

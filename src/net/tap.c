@@ -54,8 +54,8 @@ static ssize_t tap_receive(struct net_backend *be, unsigned queue, const struct 
 	return n < (ssize_t)(NET_HDR_LEN + NET_FRAME_MIN) ? -EAGAIN : n - (ssize_t)NET_HDR_LEN;
 }
 
-static int tap_send(struct net_backend *be, unsigned queue, const struct iovec *iov,
-		    unsigned count, size_t len)
+static int tap_send(struct net_backend *be, unsigned queue, const struct iovec *iov, unsigned count,
+		    size_t len)
 {
 	/* An interface that is down, full or gone loses the frame. */
 	if (writev(tap_of(be)->queues[queue].fd, iov, (int)count) < 0)
@@ -147,8 +147,8 @@ static int open_queue(struct tap *tap, unsigned i, struct err *err)
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
 		ret = errno;
 		return err_set(err, ret, "interface '%s': %s", tap->name,
-			       ret == EPERM	? "it is not yours, and making one needs CAP_NET_ADMIN"
-			       : ret == EBUSY	? "another program uses it"
+			       ret == EPERM ? "it is not yours, and making one needs CAP_NET_ADMIN"
+			       : ret == EBUSY  ? "another program uses it"
 			       : ret == EINVAL ? "it is not a TAP interface of so many queues"
 					       : strerror(ret));
 	}
@@ -165,7 +165,8 @@ static int open_queues(struct tap *tap, const struct net_config *cfg, struct err
 			       cfg->ifname, IFNAMSIZ - 1);
 	strcpy(tap->name, cfg->ifname ? cfg->ifname : NEW_NAME);
 	for (unsigned i = 0; i < tap->be.queues && ret == 0; i++) {
-		ret = cfg->fd_count ? take_given(tap, i, cfg->fds[i], err) : open_queue(tap, i, err);
+		ret =
+		    cfg->fd_count ? take_given(tap, i, cfg->fds[i], err) : open_queue(tap, i, err);
 		if (ret == 0 && ioctl(tap->queues[i].fd, TUNSETVNETHDRSZ, &hdr_len) < 0)
 			ret = err_set(err, errno, "interface '%s': header size: %s", tap->name,
 				      strerror(errno));
@@ -209,8 +210,8 @@ static int set_up_interface(const struct tap *tap, const struct net_config *cfg,
 		if (ioctl(sock, SIOCBRADDIF, &ifr) < 0)
 			return err_set(err, errno, "bridge '%s': %s", cfg->bridge,
 				       errno == EOPNOTSUPP ? "it is not a bridge"
-				       : errno == EBUSY ? "the interface is in another bridge"
-							 : strerror(errno));
+				       : errno == EBUSY	   ? "the interface is in another bridge"
+							   : strerror(errno));
 	}
 	memset(&ifr, 0, sizeof(ifr));
 	memcpy(ifr.ifr_name, tap->name, sizeof(ifr.ifr_name));
@@ -235,7 +236,7 @@ int net_tap_open(struct loop *loop, const struct net_config *cfg, struct net_bac
 					 .queues = cfg->queues,
 					 .guest_gso = true,
 					 .link_up = true,
-.mtu = cfg->mtu };
+					 .mtu = cfg->mtu };
 	for (unsigned i = 0; i < NET_QUEUES_MAX; i++)
 		tap->queues[i] = (struct tap_queue) { .tap = tap, .index = i, .fd = -1 };
 	ret = open_queues(tap, cfg, err);

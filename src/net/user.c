@@ -33,11 +33,6 @@
 #define EVENTS_MAX 64
 #define FDS_MAX 4096 /* sockets of a higher number are not watched */
 #define TICK_MS 1000 /* libslirp looks after its own at least this often */
-/*
- * What no wire limits may be large: TCP hands over 64 KiB at once, and larger
- * datagrams are fragmented by the host where it must.
- */
-#define DEFAULT_MTU 65520
 
 struct watch {
 	uint32_t events, revents; /* EPOLL*; events 0: not in the set */
@@ -279,6 +274,7 @@ static ssize_t user_receive(struct net_backend *be, unsigned queue, const struct
 	uint32_t len, left;
 
 	if (u->head == u->tail) {
+		u->head = u->tail = 0; /* the same few pages again, warm in the cache */
 		if (u->held_back)
 			watch_again(u);
 		return -EAGAIN;
@@ -306,8 +302,7 @@ static int user_send(struct net_backend *be, unsigned queue, const struct iovec 
 
 	net_gather(u->frame, len, iov + 1, count - 1);
 	if (hdr->gso_type != VIRTIO_NET_HDR_GSO_NONE) {
-		if (net_gso_plan(u->frame, len, hdr, &gso) < 0 ||
-		    net_gso_whole(&gso, u->frame) < 0)
+		if (net_gso_plan(u->frame, len, hdr, &gso) < 0 || net_gso_whole(&gso, u->frame) < 0)
 			return 0;
 	} else if (hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
 		net_csum_complete(u->frame, len, hdr->csum_start, hdr->csum_offset);
@@ -408,11 +403,9 @@ int net_user_open(struct loop *loop, const struct net_config *cfg, struct net_ba
 
 	if (!u)
 		return err_set(err, ENOMEM, "out of memory");
-	u->be = (struct net_backend) { .ops = &user_ops,
-				       .queues = 1,
-				       .on_loop = true,
-				       .link_up = true,
-				       .mtu = cfg->mtu ? cfg->mtu : DEFAULT_MTU };
+	u->be = (struct net_backend) {
+		.ops = &user_ops, .queues = 1, .on_loop = true, .link_up = true, .mtu = cfg->mtu
+	};
 	u->loop = loop;
 	u->ring = malloc(RING_SIZE);
 	u->watches = calloc(FDS_MAX, sizeof(*u->watches));

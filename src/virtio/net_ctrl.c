@@ -20,9 +20,8 @@ struct command {
 /* Copy @len bytes from @off on, which must all be there. */
 static bool take(const struct command *c, uint64_t off, void *buf, size_t len)
 {
-	return off + len <= c->len &&
-	       iov_copy_from(c->chain->iov, c->chain->out_count, COMMAND_HEAD + off, buf, len) ==
-		   len;
+	return off + len <= c->len && iov_copy_from(c->chain->iov, c->chain->out_count,
+						    COMMAND_HEAD + off, buf, len) == len;
 }
 
 void net_filter_reset(struct net_filter *f)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The network device's own: what net.c (frames) and net_ctrl.c (commands) share. */
+/* The network device's own: what net.c, net_rx.c (receive) and net_ctrl.c (commands) share. */
 #ifndef EYOT_VIRTIO_NET_PRIV_H
 #define EYOT_VIRTIO_NET_PRIV_H
 
@@ -23,13 +23,13 @@ struct net_pair {
 	struct virtq *rx, *tx;
 
 	/* Under the receive queue's lock, loop thread */
-	struct virtq_chain rx_chain;			/* the one just taken */
-	struct net_rx_chain staged[VIRTQ_MAX_SIZE];	/* in their order ... */
-	struct iovec staged_iov[NET_RX_IOV_MAX];	/* ... with their buffers */
+	struct virtq_chain rx_chain;		    /* the one just taken */
+	struct net_rx_chain staged[VIRTQ_MAX_SIZE]; /* in their order ... */
+	struct iovec staged_iov[NET_RX_IOV_MAX];    /* ... with their buffers */
 	unsigned staged_first, staged_count, iov_first, iov_count;
-	uint64_t staged_len;				/* bytes of all */
-	size_t guess;	 /* bytes of the latest frame: the next one may be as large */
-	bool starved;	 /* frames may be waiting; more buffers bring them in */
+	uint64_t staged_len; /* bytes of all */
+	size_t guess;	     /* bytes of the latest frame: the next one may be as large */
+	bool starved;	     /* frames may be waiting; more buffers bring them in */
 
 	/* Under the transmit queue's lock */
 	struct virtq_chain tx_chain;
@@ -44,7 +44,7 @@ struct net_bucket {
 
 struct net_filter {
 	bool promisc, allmulti;
-	bool all[2];	 /* too many addresses were given: [0] unicast, [1] multicast */
+	bool all[2]; /* too many addresses were given: [0] unicast, [1] multicast */
 	unsigned count[2];
 	uint8_t macs[2][NET_FILTER_MAX][ETH_ALEN];
 };
@@ -55,9 +55,9 @@ struct net {
 	struct net_pcap *pcap; /* NULL: none */
 	unsigned pair_max;
 	uint16_t mtu;
-	uint64_t rate;		      /* bytes a second, each way; 0: no limit */
-	struct loop_timer *rx_timer;  /* looks for frames that wait outside */
-	struct loop_timer *tx_timer;  /* looks for frames that wait in the queues */
+	uint64_t rate;			 /* bytes a second, each way; 0: no limit */
+	struct loop_timer *rx_timer;	 /* looks for frames that wait outside */
+	struct loop_timer *tx_timer;	 /* looks for frames that wait in the queues */
 	struct loop_timer *config_timer; /* tells the driver of changed configuration */
 	atomic_uint pairs_used;
 	atomic_bool link_up;
@@ -79,6 +79,21 @@ struct net {
 #define NET_GUEST_OFFLOADS                                                                         \
 	(1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 |                       \
 	 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN)
+
+#define NET_BATCH_MAX 128 /* frames that one call takes */
+
+/** net_bucket_wait() - 0: a frame may go; else when to look again, in clock_now_ns() */
+uint64_t net_bucket_wait(struct net *net, struct net_bucket *b);
+void net_bucket_take(struct net *net, struct net_bucket *b, size_t len);
+
+/** net_rx_run() - take frames of the back end's queue @source in; loop thread, no lock held */
+void net_rx_run(struct net *net, unsigned source);
+
+/** net_rx_fired() - the same for all queues; @arg: the device */
+void net_rx_fired(void *arg);
+
+/** net_rx_notify() - the driver made receive buffers available; queue lock held */
+void net_rx_notify(struct net *net, struct net_pair *p);
 
 /** net_ctrl_index() - which queue takes commands; it depends on what was negotiated */
 static inline unsigned net_ctrl_index(const struct net *net)
