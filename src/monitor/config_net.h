@@ -14,8 +14,8 @@ struct config_net {
 	struct net_config net;
 	uint8_t mac[6];
 	bool has_mac;
-	uint64_t rate; /* bytes a second, each way; 0: no limit */
-	char *pcap;    /* may be NULL */
+	uint64_t rate;	/* bytes a second, each way; 0: no limit */
+	char *pcap;	/* may be NULL */
 	unsigned given; /* which keys were, by their place in the table */
 };
 

@@ -498,7 +498,9 @@ static int listen_at(void)
 
 static ssize_t take_frame(struct net_backend *be, uint8_t *frame, struct virtio_net_hdr_v1 *hdr)
 {
-	struct iovec iov[] = { { hdr, sizeof(*hdr) }, { frame, 100 }, { frame + 100, NET_FRAME_MAX } };
+	struct iovec iov[] = { { hdr, sizeof(*hdr) },
+			       { frame, 100 },
+			       { frame + 100, NET_FRAME_MAX } };
 
 	return be->ops->receive(be, 0, iov, 3);
 }
@@ -614,10 +616,10 @@ static void test_user(void **state)
 	struct net_config cfg = { .kind = NET_USER, .queues = 1, .forward_count = 1 };
 	struct sockaddr_in *host = (struct sockaddr_in *)&cfg.forwards[0].host,
 			   *guest = (struct sockaddr_in *)&cfg.forwards[0].guest;
-	static const uint8_t arp[60] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0,  0, 0, 0, 1,
-					 8,    6,    0,	   1,	 8,    0,    6, 4,  0, 1, 2, 0,
-					 0,    0,    0,	   1,	 10,   0,    2, 15, 0, 0, 0, 0,
-					 0,    0,    10,   0,	 2,    2 };
+	static const uint8_t arp[60] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2,	 0, 0, 0,  0,
+					 1,    8,    6,	   0,	 1,    8,    0,	 6, 4, 0,  1,
+					 2,    0,    0,	   0,	 0,    1,    10, 0, 2, 15, 0,
+					 0,    0,    0,	   0,	 0,    10,   0,	 2, 2 };
 	static uint8_t frame[2000], got[NET_FRAME_MAX + 100];
 	struct virtio_net_hdr_v1 hdr = { 0 };
 	struct net_backend *be, *second;
@@ -670,7 +672,8 @@ static void test_user(void **state)
 			memset(frame + 14, 0x45, 100);
 		hdr = (struct virtio_net_hdr_v1) { 0 };
 		if (i % 3 == 0)
-			hdr = (struct virtio_net_hdr_v1) { .flags = 1, .gso_type = 1,
+			hdr = (struct virtio_net_hdr_v1) { .flags = 1,
+							   .gso_type = 1,
 							   .gso_size = 100 };
 		give_frame(be, &hdr, frame, 20 + x % 1900);
 		while (i % 100 == 0 && take_frame(be, got, &hdr) > 0)
@@ -687,7 +690,9 @@ static void test_user(void **state)
 
 static void test_tap_errors(void **state)
 {
-	struct net_config cfg = { .kind = NET_TAP, .queues = 1, .ifname = "a-name-that-is-too-long" };
+	struct net_config cfg = { .kind = NET_TAP,
+				  .queues = 1,
+				  .ifname = "a-name-that-is-too-long" };
 	struct net_backend *be;
 	struct err err;
 

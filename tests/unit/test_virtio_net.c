@@ -94,7 +94,7 @@ static uint8_t *at(struct fixture *f, uint64_t off)
 
 /* Offer a frame of @len bytes behind @hdr to queue @queue. */
 static void transmit(struct fixture *f, unsigned queue, const struct virtio_net_hdr_v1 *hdr,
-		 uint32_t len)
+		     uint32_t len)
 {
 	struct drv_buf bufs[] = { { f->data, HDR, false }, { f->data + 4096, len, false } };
 
@@ -204,7 +204,7 @@ static void test_bad_headers(void **state)
 		{ { .gso_type = 1, .gso_size = 1, .flags = 1 }, 5000, false },
 		{ { .gso_type = 0x81, .gso_size = 1000, .flags = 1 }, 5000, false }, /* no ECN */
 		{ { .gso_type = 3, .gso_size = 1000, .flags = 1 }, 5000, false },    /* UFO */
-		{ { .gso_type = 4, .gso_size = 1000, .flags = 1 }, 5000, false }, /* not taken */
+		{ { .gso_type = 4, .gso_size = 1000, .flags = 1 }, 5000, false },    /* not taken */
 		{ { .gso_type = 0x80 }, 100, false },
 		{ { .gso_type = 77, .gso_size = 1000, .flags = 1 }, 5000, false },
 		{ { .hdr_len = 65535 }, 100, true }, /* a hint only */
@@ -425,7 +425,9 @@ static void test_filter(void **state)
 {
 	struct fixture *f = *state;
 	static const uint8_t on = 1, off = 0;
-	uint8_t table[8 + 6 * 2] = { 1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0x33, 0, 0, 0, 0, 9 };
+	uint8_t table[8 + 6 * 2] = {
+		1, 0, 0, 0, 2, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0x33, 0, 0, 0, 0, 9
+	};
 	uint8_t big[8 + 6 * 100] = { 100 };
 
 	start(f, CTRL_FEATURES);
@@ -449,7 +451,7 @@ static void test_filter(void **state)
 	assert_int_equal(command(f, 2, 0, 0, table, 2), 1);
 	assert_int_equal(command(f, 2, 0, 7, &on, 1), 1);
 	assert_int_equal(command(f, 2, 9, 0, &on, 1), 1);
-	assert_int_equal(command(f, 2, 2, 0, &on, 1), 1); /* VLANs */
+	assert_int_equal(command(f, 2, 2, 0, &on, 1), 1);  /* VLANs */
 	assert_int_equal(command(f, 2, 4, 0, "\2", 2), 1); /* MQ, which is not there */
 	assert_int_equal(come_in(f), 2);
 	start(f, CTRL_FEATURES);
