@@ -8,7 +8,12 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -709,6 +714,98 @@ static void test_tap_errors(void **state)
 	close(cfg.fds[0]);
 }
 
+static int open_tap(short flags)
+{
+	struct ifreq ifr = { .ifr_flags = flags };
+	int fd = open("/dev/net/tun", O_RDWR);
+
+	assert_true(fd >= 0);
+	strcpy(ifr.ifr_name, "given%d");
+	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
+	return fd;
+}
+
+/* A frame out of the card is seen on the interface @name, and one on it by the card. */
+static void check_tap(struct net_backend *be, const char *name)
+{
+	static uint8_t
+	    frame[NET_FRAME_MAX +
+		  100] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2,
+			   0,	 0,    0,    0,	   1,	 0x88, 0xb5 /* for experiments */ };
+	struct sockaddr_ll addr = { .sll_family = AF_PACKET,
+				    .sll_protocol = htons(0x88b5),
+				    .sll_ifindex = (int)if_nametoindex(name) };
+	int fd = patient(socket(AF_PACKET, SOCK_RAW, 0));
+	struct virtio_net_hdr_v1 hdr = { 0 };
+	struct card card = { 0 };
+	uint8_t got[2000];
+	ssize_t n;
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	net_attach(be, &card_ops, &card);
+	be->ops->set_offloads(be,
+			      1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4);
+	struct iovec iov[] = { { &hdr, sizeof(hdr) }, { frame, 20 }, { frame + 20, 80 } };
+
+	assert_int_equal(be->ops->send(be, 0, iov, 3, 100), 0);
+	assert_int_equal(recv(fd, got, sizeof(got), 0), 100);
+	assert_memory_equal(got, frame, 100);
+	frame[14] = 77;
+	assert_int_equal(send(fd, frame, 1000, 0), 1000);
+	run_for(5);
+	assert_true(card.readable);
+	do /* the kernel says something of its own, too */
+		n = take_frame(be, got, &hdr);
+	while (n > 0 && (n != 1000 || got[14] != 77));
+	assert_int_equal(n, 1000);
+	frame[14] = 0;
+	close(fd);
+	net_attach(be, NULL, NULL);
+	net_free(be);
+}
+
+/* In a network namespace of its own, which the program does not leave: the last test */
+static void test_tap(void **state)
+{
+	struct net_config cfg = { .kind = NET_TAP, .queues = 2 };
+	struct net_backend *be;
+	struct err err = { "" };
+	struct ifreq ifr = { .ifr_flags = IFF_UP };
+	int fd, sock;
+
+	if (access("/dev/net/tun", R_OK | W_OK) < 0 || unshare(CLONE_NEWNET) < 0)
+		skip();
+	if (net_open(loop, &cfg, &be, &err) < 0)
+		fail_msg("%s", err.text);
+	check_tap(be, "eyot0");
+	cfg.ifname = "mine";
+	cfg.mtu = 9000;
+	cfg.queues = 1;
+	if (net_open(loop, &cfg, &be, &err) < 0)
+		fail_msg("%s", err.text);
+	check_tap(be, "mine");
+	cfg.bridge = "none";
+	assert_int_equal(net_open(loop, &cfg, &be, &err), -ENODEV);
+	assert_string_equal(err.text, "bridge 'none': there is none of that name");
+	cfg.bridge = "lo";
+	assert_int_equal(net_open(loop, &cfg, &be, &err), -EOPNOTSUPP);
+	cfg.ifname = cfg.bridge = NULL;
+	cfg.fd_count = 1;
+	cfg.fds[0] = open_tap(IFF_TAP | IFF_NO_PI);
+	assert_int_equal(net_open(loop, &cfg, &be, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "was not opened with TAP, NO_PI and VNET_HDR"));
+	close(cfg.fds[0]);
+	fd = open_tap(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+	sock = socket(AF_INET, SOCK_DGRAM, 0);
+	strcpy(ifr.ifr_name, "given0");
+	assert_int_equal(ioctl(sock, SIOCSIFFLAGS, &ifr), 0);
+	close(sock);
+	cfg.fds[0] = fd;
+	if (net_open(loop, &cfg, &be, &err) < 0)
+		fail_msg("%s", err.text);
+	check_tap(be, "given0");
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -724,6 +821,7 @@ int main(void)
 		T(test_port),
 		T(test_user),
 		T(test_tap_errors),
+		T(test_tap),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
