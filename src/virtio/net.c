@@ -106,6 +106,12 @@ static int tx_frame(struct net *net, struct net_pair *p)
 	return ret;
 }
 
+static void flush(struct net *net, struct net_pair *p)
+{
+	if (net->be->ops->flush)
+		net->be->ops->flush(net->be, p->tx->index / 2 % net->be->queues);
+}
+
 /* Take what the driver offers; queue lock held. Returns whether something was sent. */
 static bool tx_run(struct net *net, struct net_pair *p)
 {
@@ -138,6 +144,8 @@ static bool tx_run(struct net *net, struct net_pair *p)
 		}
 	} while (virtq_kick_enable(vq));
 out:
+	if (taken && !net->be->on_loop)
+		flush(net, p);
 	virtq_signal(vq);
 	return taken;
 }
@@ -154,8 +162,8 @@ static void tx_fired(void *arg)
 		if (p->tx->running && pci_bus_master(&net->dev.pci))
 			sent = tx_run(net, p);
 		virtq_unlock_done(p->tx);
-		if (sent && net->be->ops->flush)
-			net->be->ops->flush(net->be, i % net->be->queues);
+		if (sent && net->be->on_loop)
+			flush(net, p); /* it may call back at once: without a lock */
 	}
 }
 
@@ -164,8 +172,8 @@ static void tx_notify(struct net *net, struct net_pair *p)
 	if (net->be->on_loop) {
 		virtq_kick_disable(p->tx);
 		loop_timer_arm(net->tx_timer, 1);
-	} else if (tx_run(net, p) && net->be->ops->flush) {
-		net->be->ops->flush(net->be, p->tx->index / 2 % net->be->queues);
+	} else {
+		tx_run(net, p);
 	}
 }
 

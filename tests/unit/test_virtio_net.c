@@ -8,6 +8,7 @@
 
 #include "net_fake.h"
 
+#include <sched.h>
 #include <stdio.h>
 
 #define F(bit) (1ull << (bit))
@@ -649,6 +650,64 @@ static void test_save_and_load(void **state)
 	snap_writer_done(&w);
 }
 
+#define THREAD_FRAMES 3000
+
+/* A vCPU that sends as fast as it can */
+static void *vcpu_main(void *arg)
+{
+	struct fixture *f = arg;
+	struct drv_queue *q = &f->d.q[TX];
+	struct drv_buf bufs[] = { { f->data, HDR, false }, { f->data + 4096, 100, false } };
+
+	for (unsigned i = 0; i < THREAD_FRAMES; i++) {
+		while ((uint16_t)(*q_avail_idx(&f->d, q) - q_used_idx(&f->d, q)) >= SIZE / 2)
+			sched_yield();
+		q_add(&f->d, q, bufs, 2);
+		q_kick(&f->d, TX);
+	}
+	return NULL;
+}
+
+/* Frames both ways, the link and the limits, all at once: for the thread sanitizer above all */
+static void both_ways(struct fixture *f, bool on_loop, uint64_t rate)
+{
+	struct drv_queue *rx;
+	pthread_t vcpu;
+	unsigned came = 0;
+
+	replug(f, 1, rate);
+	f->net.be.on_loop = on_loop;
+	start(f, NF(MRG_RXBUF) | NF(STATUS) | F(VIRTIO_RING_F_EVENT_IDX));
+	rx = &f->d.q[RX];
+	memset(at(f, 0), 0, HDR);
+	memcpy(at(f, 4096), f->frame, 100);
+	assert_int_equal(pthread_create(&vcpu, NULL, vcpu_main, f), 0);
+	for (unsigned i = 0; i < 300; i++) {
+		buffers(f, RX, 1, 512);
+		arrives(f, 60 + i);
+		if (i % 50 == 0) {
+			virtio_net_set_link(f->dev, false);
+			virtio_net_set_link(f->dev, true);
+		}
+		while (rx->last_used != q_used_idx(&f->d, rx)) {
+			rx->last_used++;
+			came++;
+		}
+	}
+	while ((uint16_t)(q_used_idx(&f->d, &f->d.q[TX])) != THREAD_FRAMES)
+		machine_run(&f->m, 1);
+	pthread_join(vcpu, NULL);
+	assert_int_equal(f->net.sent_count, THREAD_FRAMES);
+	assert_true(came >= 250);
+}
+
+static void test_threads(void **state)
+{
+	both_ways(*state, false, 0);
+	both_ways(*state, true, 0);
+	both_ways(*state, false, 2000000);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -672,6 +731,7 @@ int main(void)
 		T(test_rate),
 		T(test_pcap),
 		T(test_save_and_load),
+		T(test_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
