@@ -17,7 +17,8 @@
  * fit is lost, as on any network.
  *
  * Frames of the guest may be large TCP packets: libslirp takes bytes out of
- * them and does not care for their size.
+ * them and does not care for their size in IPv4. In IPv6 it answers that they
+ * are too big, so those are cut.
  */
 #include <arpa/inet.h>
 #include <slirp/libslirp.h>
@@ -32,7 +33,6 @@
 #define RING_MUCH KIB(512)
 #define EVENTS_MAX 64
 #define FDS_MAX 4096 /* sockets of a higher number are not watched */
-#define TICK_MS 1000 /* libslirp looks after its own at least this often */
 
 struct watch {
 	uint32_t events, revents; /* EPOLL*; events 0: not in the set */
@@ -52,7 +52,7 @@ struct user {
 
 	uint8_t *ring; /* frames, each after its length, 4 bytes */
 	uint64_t head, tail;
-	uint8_t frame[NET_FRAME_MAX];
+	uint8_t frame[NET_FRAME_MAX], segment[NET_FRAME_MAX];
 };
 
 static struct user *user_of(struct net_backend *be)
@@ -228,7 +228,7 @@ static int cb_get_revents(int fd, void *opaque)
 
 static void watch_again(struct user *u)
 {
-	uint32_t timeout_ms = TICK_MS;
+	uint32_t timeout_ms = UINT32_MAX; /* unless libslirp has something to look after */
 
 	u->held_back = u->head - u->tail > RING_MUCH;
 	slirp_pollfds_fill(u->slirp, &timeout_ms, cb_add_poll, u);
@@ -237,7 +237,8 @@ static void watch_again(struct user *u)
 			watch_set(u, fd, 0);
 		u->watches[fd].seen = false;
 	}
-	loop_timer_arm(u->tick, clock_now_ns() + timeout_ms * 1000000ull + 1);
+	loop_timer_arm(u->tick,
+		       timeout_ms == UINT32_MAX ? 0 : clock_now_ns() + timeout_ms * 1000000ull + 1);
 }
 
 static void serve(struct user *u)
@@ -302,7 +303,12 @@ static int user_send(struct net_backend *be, unsigned queue, const struct iovec 
 
 	net_gather(u->frame, len, iov + 1, count - 1);
 	if (hdr->gso_type != VIRTIO_NET_HDR_GSO_NONE) {
-		if (net_gso_plan(u->frame, len, hdr, &gso) < 0 || net_gso_whole(&gso, u->frame) < 0)
+		if (net_gso_plan(u->frame, len, hdr, &gso) < 0)
+			return 0;
+		for (unsigned i = 0; gso.v6 && i < gso.segments; i++)
+			slirp_input(u->slirp, u->segment,
+				    (int)net_gso_segment(&gso, i, u->segment));
+		if (gso.v6 || net_gso_whole(&gso, u->frame) < 0)
 			return 0;
 	} else if (hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
 		net_csum_complete(u->frame, len, hdr->csum_start, hdr->csum_offset);
