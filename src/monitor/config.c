@@ -4,7 +4,7 @@
  * JSON with '_' for '-', and the function that checks and stores its text.
  *
  * The file of --config is read first, so the command line wins wherever it
- * stands; its --disk options replace the disks of the file.
+ * stands; its --disk options replace the disks of the file, --net likewise.
  */
 #include "monitor/config.h"
 
@@ -170,6 +170,18 @@ static int set_disk(struct config *cfg, const char *text, struct err *err)
 	return add_disk(cfg, path, readonly, snapshot, err);
 }
 
+static int set_net(struct config *cfg, const char *text, struct err *err)
+{
+	int ret;
+
+	if (cfg->net_count == CONFIG_NETS_MAX)
+		return err_set(err, EINVAL, "net '%s': more than %u cards", text, CONFIG_NETS_MAX);
+	ret = config_net_parse(&cfg->nets[cfg->net_count], text, err);
+	if (ret == 0)
+		cfg->net_count++;
+	return ret;
+}
+
 static int set_console(struct config *cfg, const char *text, struct err *err)
 {
 	enum console_kind kind;
@@ -233,6 +245,7 @@ static const struct setting settings[] = {
 	{ "initrd", set_initrd, 0 },
 	{ "cmdline", set_cmdline, 0 },
 	{ "disk", set_disk, 0 },
+	{ "net", set_net, 0 },
 	{ "console", set_console, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
@@ -265,6 +278,12 @@ static void drop_disks(struct config *cfg)
 	for (unsigned i = 0; i < cfg->disk_count; i++)
 		free(cfg->disks[i].path);
 	cfg->disk_count = 0;
+}
+
+static void drop_nets(struct config *cfg)
+{
+	while (cfg->net_count)
+		config_net_done(&cfg->nets[--cfg->net_count]);
 }
 
 static int json_disk(struct config *cfg, const char *what, json_t *item, struct err *err)
@@ -316,6 +335,41 @@ static int json_disks(struct config *cfg, const char *what, json_t *list, struct
 	return 0;
 }
 
+static int json_net(struct config *cfg, const char *what, json_t *item, struct err *err)
+{
+	int ret;
+
+	if (json_is_string(item)) {
+		ret = set_net(cfg, json_string_value(item), err);
+	} else if (!json_is_object(item)) {
+		ret = err_set(err, EINVAL, "nets: neither a string nor an object");
+	} else if (cfg->net_count == CONFIG_NETS_MAX) {
+		ret = err_set(err, EINVAL, "nets: more than %u cards", CONFIG_NETS_MAX);
+	} else {
+		ret = config_net_json(&cfg->nets[cfg->net_count], item, err);
+		cfg->net_count += ret == 0;
+	}
+	return ret < 0 ? err_prefix(err, ret, "config '%s'", what) : 0;
+}
+
+static int json_nets(struct config *cfg, const char *what, json_t *list, struct err *err)
+{
+	json_t *item;
+	size_t i;
+
+	if (!json_is_array(list))
+		return err_set(err, EINVAL, "config '%s': 'nets' is not a list", what);
+	drop_nets(cfg);
+	json_array_foreach(list, i, item)
+	{
+		int ret = json_net(cfg, what, item, err);
+
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
 static int json_setting(struct config *cfg, const char *what, const char *key, json_t *value,
 			struct err *err)
 {
@@ -323,8 +377,8 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	char number[32];
 	int ret;
 
-	/* Several disks have a list of their own. */
-	if (!s || s->set == set_disk)
+	/* Several disks and networks have lists of their own. */
+	if (!s || s->set == set_disk || s->set == set_net)
 		return err_set(err, EINVAL, "config '%s': unknown key '%s'", what, key);
 	if (!s->set) {
 		if (!json_is_boolean(value))
@@ -360,8 +414,9 @@ int config_parse_json(struct config *cfg, const char *what, const char *text, si
 	} else {
 		json_object_foreach(root, key, value)
 		{
-			ret = !strcmp(key, "disks") ? json_disks(cfg, what, value, err)
-						    : json_setting(cfg, what, key, value, err);
+			ret = !strcmp(key, "disks")  ? json_disks(cfg, what, value, err)
+			      : !strcmp(key, "nets") ? json_nets(cfg, what, value, err)
+						     : json_setting(cfg, what, key, value, err);
 			if (ret < 0)
 				break;
 		}
@@ -435,7 +490,7 @@ static int take_option(int argc, char **argv, int *i, const struct setting **ret
 int config_parse_args(struct config *cfg, int argc, char **argv, enum config_action *ret_action,
 		      struct err *err)
 {
-	bool disks_dropped = false;
+	bool disks_dropped = false, nets_dropped = false;
 
 	*ret_action = CONFIG_RUN;
 	if (argc >= 2 && !strcmp(argv[1], "--probe")) {
@@ -473,6 +528,10 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 				drop_disks(cfg);
 				disks_dropped = true;
 			}
+			if (s->set == set_net && !nets_dropped) {
+				drop_nets(cfg);
+				nets_dropped = true;
+			}
 			ret = s->set(cfg, value, err);
 			if (ret < 0)
 				return ret;
@@ -508,6 +567,7 @@ int config_init(struct config *cfg, struct err *err)
 void config_done(struct config *cfg)
 {
 	drop_disks(cfg);
+	drop_nets(cfg);
 	free(cfg->accel);
 	free(cfg->kernel);
 	free(cfg->initrd);
@@ -532,6 +592,10 @@ const char *config_usage(void)
 	       "  --disk FILE[,readonly][,snapshot]\n"
 	       "                      add a disk; snapshot: writes are gone at the end; "
 	       "repeatable\n"
+	       "  --net user|tap|switch[,KEY=VALUE]...\n"
+	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
+	       "                      queues, rate, pcap; of user: forward, restrict,\n"
+	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"

@@ -9,8 +9,10 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "monitor/config_net.h"
 
 #define CONFIG_DISKS_MAX 16
+#define CONFIG_NETS_MAX 8
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
 
@@ -28,6 +30,8 @@ struct config {
 	char *kernel, *initrd, *cmdline; /* initrd may be NULL */
 	struct config_disk disks[CONFIG_DISKS_MAX];
 	unsigned disk_count;
+	struct config_net nets[CONFIG_NETS_MAX];
+	unsigned net_count;
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool debug_exit, no_reboot;

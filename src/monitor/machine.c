@@ -7,6 +7,7 @@
 #include "monitor/machine.h"
 
 #include <stdio.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "base/util.h"
@@ -22,6 +23,7 @@
 #include "hw/rtc.h"
 #include "hw/testdev.h"
 #include "hw/uart.h"
+#include "net/net.h"
 #include "virtio/virtio.h"
 #include "vm/acpi.h"
 #include "vm/boot.h"
@@ -30,10 +32,11 @@
 #define SLOT_RNG 1
 #define SLOT_CONSOLE 2
 #define SLOT_DISKS 3
+#define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
 
 #define PLATFORM_ROWS 6
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX)
+#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -61,6 +64,7 @@ struct machine {
 	bool input_to_vcon;
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
+	struct virtio_dev *nets[CONFIG_NETS_MAX];
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
 };
@@ -255,6 +259,8 @@ static void fill_table(struct machine *m)
 		add_virtio_row(m, "console", m->vcon);
 	for (unsigned i = 0; i < m->cfg->disk_count; i++)
 		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
+	for (unsigned i = 0; i < m->cfg->net_count; i++)
+		add_virtio_row(m, "network", m->nets[i]);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -314,6 +320,44 @@ static int add_disk(struct machine *m, const struct virtio_env *env, unsigned in
 			      &m->blks[index], err);
 }
 
+/*
+ * A locally administered address: the same at each start for a machine that has a name, so that
+ * its DHCP lease stays, else a random one, so that machines on one segment differ.
+ */
+static void default_mac(const char *name, unsigned index, uint8_t *mac)
+{
+	uint64_t hash = 0xcbf29ce484222325ull + index; /* FNV-1a */
+
+	for (const char *p = name; p && *p; p++)
+		hash = (hash ^ (uint8_t)*p) * 0x100000001b3ull;
+	if (!name && getrandom(&hash, sizeof(hash), 0) != sizeof(hash))
+		hash = clock_now_ns() * 0x100000001b3ull + index;
+	hash ^= hash >> 32;
+	mac[0] = 0x02;
+	mac[1] = (uint8_t)index;
+	put_le32(mac + 2, (uint32_t)hash);
+}
+
+static int add_net(struct machine *m, const struct virtio_env *env, unsigned index, struct err *err)
+{
+	const struct config_net *n = &m->cfg->nets[index];
+	struct virtio_net_options opt = { .queue_pairs = n->net.queues,
+					  .rate = n->rate,
+					  .pcap = n->pcap };
+	struct net_backend *be;
+	int ret = net_open(env->loop, &n->net, &be, err);
+
+	if (ret < 0)
+		return err_prefix(err, ret, "net '%s'", net_kind_name(n->net.kind));
+	memcpy(opt.mac, n->mac, sizeof(opt.mac));
+	if (!n->has_mac)
+		default_mac(m->cfg->name, index, opt.mac);
+	ret = virtio_net_new(env, SLOT_NETS + index, be, &opt, &m->nets[index], err);
+	if (ret < 0)
+		net_free(be);
+	return ret;
+}
+
 static int add_virtio(struct machine *m, struct err *err)
 {
 	struct virtio_env env = { .mem = &m->vm->mem,
@@ -326,6 +370,8 @@ static int add_virtio(struct machine *m, struct err *err)
 		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
 	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++)
 		ret = add_disk(m, &env, i, err);
+	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++)
+		ret = add_net(m, &env, i, err);
 	return ret;
 }
 
@@ -395,6 +441,8 @@ void machine_free(struct machine *m)
 		virtio_dev_free(m->blks[i]);
 		disk_close(m->disks[i]);
 	}
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+		virtio_dev_free(m->nets[i]);
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);

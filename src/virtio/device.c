@@ -123,6 +123,15 @@ void virtio_needs_reset(struct virtio_dev *dev, unsigned queue, const char *why)
 		raise_interrupt(dev, atomic_load(&dev->config_vector), VIRTIO_PCI_ISR_CONFIG);
 }
 
+void virtio_config_changed(struct virtio_dev *dev)
+{
+	pthread_mutex_lock(&dev->lock);
+	dev->config_generation++;
+	if (atomic_load(&dev->status) & VIRTIO_CONFIG_S_DRIVER_OK)
+		raise_interrupt(dev, atomic_load(&dev->config_vector), VIRTIO_PCI_ISR_CONFIG);
+	pthread_mutex_unlock(&dev->lock);
+}
+
 static void start_queue(struct virtio_dev *dev, struct virtq *vq)
 {
 	struct err err;
@@ -218,6 +227,8 @@ void virtio_set_status(struct virtio_dev *dev, uint8_t status)
 		status &= ~VIRTIO_CONFIG_S_FEATURES_OK;
 	if (!((status | old) & VIRTIO_CONFIG_S_FEATURES_OK))
 		status &= ~VIRTIO_CONFIG_S_DRIVER_OK;
+	if (status & ~old & VIRTIO_CONFIG_S_FEATURES_OK && dev->ops->features_ok)
+		dev->ops->features_ok(dev);
 	/* Bits are only ever added; NEEDS_RESET may be set by others at this moment. */
 	atomic_fetch_or(&dev->status, status & ~VIRTIO_CONFIG_S_NEEDS_RESET);
 	if (status & ~old & VIRTIO_CONFIG_S_DRIVER_OK)

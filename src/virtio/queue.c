@@ -223,35 +223,46 @@ static uint64_t gpa_of(const struct guest_mem *mem, const void *hva)
 	return 0;
 }
 
-/* Tell whoever caches what is in RAM (translated code) of the @written bytes. */
-static void note_buffers(const struct virtq *vq, const struct virtq_chain *chain, uint64_t written)
+void virtq_note(const struct virtq *vq, const struct iovec *iov, unsigned count, uint64_t written)
 {
 	if (!vq->mem->code_map)
-		return;
-	for (unsigned i = 0; i < chain->in_count && written; i++) {
-		const struct iovec *iov = &chain->iov[chain->out_count + i];
-		uint64_t len = min_u64(iov->iov_len, written);
+		return; /* nobody caches what is in RAM (translated code) */
+	for (unsigned i = 0; i < count && written; i++) {
+		uint64_t len = min_u64(iov[i].iov_len, written);
 
-		guest_mem_note_write(vq->mem, gpa_of(vq->mem, iov->iov_base), len);
+		guest_mem_note_write(vq->mem, gpa_of(vq->mem, iov[i].iov_base), len);
 		written -= len;
 	}
 }
 
-void virtq_push(struct virtq *vq, const struct virtq_chain *chain, uint32_t written)
+void virtq_fill(struct virtq *vq, unsigned ahead, uint16_t head, uint32_t written)
 {
 	uint8_t *elem;
 
-	vq->inflight--;
-	/* Data that a failed read left behind counts as well: all buffers. */
-	note_buffers(vq, chain, chain->in_len);
 	if (!vq->running)
 		return;
-	elem = vq->used + USED_RING + USED_ELEM_SIZE * (vq->used_idx % vq->size);
-	put_le32(elem, chain->head);
+	elem =
+	    vq->used + USED_RING + USED_ELEM_SIZE * ((uint16_t)(vq->used_idx + ahead) % vq->size);
+	put_le32(elem, head);
 	put_le32(elem + 4, written);
-	vq->used_idx++;
+}
+
+void virtq_publish(struct virtq *vq, unsigned count)
+{
+	vq->inflight -= count;
+	if (!vq->running)
+		return;
+	vq->used_idx += (uint16_t)count;
 	store16_release(vq->used + USED_IDX, vq->used_idx);
 	guest_mem_note_write(vq->mem, vq->used_gpa, USED_RING + USED_ELEM_SIZE * vq->size);
+}
+
+void virtq_push(struct virtq *vq, const struct virtq_chain *chain, uint32_t written)
+{
+	/* Data that a failed read left behind counts as well: all buffers. */
+	virtq_note(vq, chain->iov + chain->out_count, chain->in_count, chain->in_len);
+	virtq_fill(vq, 0, chain->head, written);
+	virtq_publish(vq, 1);
 }
 
 void virtq_unpop(struct virtq *vq)

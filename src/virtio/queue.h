@@ -88,7 +88,17 @@ int virtq_pop(struct virtq *vq, struct virtq_chain *chain);
  */
 void virtq_push(struct virtq *vq, const struct virtq_chain *chain, uint32_t written);
 
-/** virtq_unpop() - put the chain taken last back into the queue; only when no other is out */
+/*
+ * Several chains become used at once: virtq_fill() each, @ahead counting from 0, then
+ * virtq_publish(). The caller announces what it wrote into their buffers (virtq_note()).
+ */
+void virtq_fill(struct virtq *vq, unsigned ahead, uint16_t head, uint32_t written);
+void virtq_publish(struct virtq *vq, unsigned count);
+
+/** virtq_note() - the first @written bytes of @iov, buffers of a chain, were written */
+void virtq_note(const struct virtq *vq, const struct iovec *iov, unsigned count, uint64_t written);
+
+/** virtq_unpop() - put the chain taken last back into the queue; all taken after it are back */
 void virtq_unpop(struct virtq *vq);
 
 /** virtq_drop() - forget a chain that is never given back; the queue must be broken next */

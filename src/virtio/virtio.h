@@ -24,6 +24,7 @@
 #define VIRTIO_MAX_QUEUES 64
 
 struct disk;
+struct net_backend;
 struct virtio_dev;
 
 /* Where a device lives; borrowed, outliving it. */
@@ -44,6 +45,8 @@ struct virtio_dev_ops {
 	/* Read or write device configuration, within its length; device lock held; may be NULL */
 	void (*config_read)(struct virtio_dev *dev, unsigned off, void *buf, unsigned len);
 	void (*config_write)(struct virtio_dev *dev, unsigned off, const void *buf, unsigned len);
+	/* Features are agreed on (dev->accepted); device lock held; may be NULL */
+	void (*features_ok)(struct virtio_dev *dev);
 	/* Wait until no chain is out, without locks, loop thread; NULL when none ever is */
 	void (*drain)(struct virtio_dev *dev);
 	/* The device's own state after a reset; device lock held, no chain is out; may be NULL */
@@ -94,6 +97,9 @@ static inline bool virtio_has(const struct virtio_dev *dev, unsigned feature)
  */
 void virtio_resume_soon(struct virtio_dev *dev);
 
+/** virtio_config_changed() - tell the driver that device configuration has changed; no lock held */
+void virtio_config_changed(struct virtio_dev *dev);
+
 /* For the queue */
 void virtio_needs_reset(struct virtio_dev *dev, unsigned queue, const char *why);
 void virtio_queue_interrupt(struct virtio_dev *dev, uint16_t vector);
@@ -130,6 +136,24 @@ int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *dis
 /** virtio_rng_new() - an entropy source, fed by the host's */
 int virtio_rng_new(const struct virtio_env *env, unsigned slot, struct virtio_dev **ret_dev,
 		   struct err *err);
+
+struct virtio_net_options {
+	uint8_t mac[6];
+	unsigned queue_pairs; /* 1 to NET_QUEUES_MAX */
+	uint64_t rate;	      /* bytes a second, each way; 0: no limit */
+	const char *pcap;     /* file of a capture of all frames; NULL: none */
+};
+
+/**
+ * virtio_net_new() - a network card
+ * @be: where its frames go; the card's from here on when this succeeds, freed with it
+ */
+int virtio_net_new(const struct virtio_env *env, unsigned slot, struct net_backend *be,
+		   const struct virtio_net_options *opt, struct virtio_dev **ret_dev,
+		   struct err *err);
+
+/** virtio_net_set_link() - plug the cable in or out; loop thread, no lock held */
+void virtio_net_set_link(struct virtio_dev *dev, bool up);
 
 /* The other end of a console; all on the loop thread, no lock held. As struct uart_backend. */
 struct virtio_console_backend {

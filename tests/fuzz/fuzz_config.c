@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (ret < 0 ? !err.text[0]
 		    : cfg.cpus < 1 || cfg.cpus > 64 || cfg.memory_bytes < MIB(2) ||
 			  cfg.memory_bytes > GIB(64) || cfg.memory_bytes % 4096 ||
-			  cfg.disk_count > CONFIG_DISKS_MAX)
+			  cfg.disk_count > CONFIG_DISKS_MAX || cfg.net_count > CONFIG_NETS_MAX)
 		abort();
 	config_done(&cfg);
 	return 0;

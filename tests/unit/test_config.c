@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <stdio.h>
 
 #include "base/util.h"
@@ -155,6 +156,113 @@ static void test_json(void **state)
 	assert_int_equal(JSON("{\"memory\":134217728}"), 0);
 }
 
+static uint16_t port_of(const struct sockaddr_storage *ss)
+{
+	return ntohs(((const struct sockaddr_in *)ss)->sin_port);
+}
+
+static void test_nets(void **state)
+{
+	struct net_config *n = &cfg.nets[0].net;
+	char addr[64];
+
+	assert_int_equal(ARGS("--net",
+			      "user,forward=tcp:2222:22,forward=udp:0.0.0.0:53:10.0.2.9:5353,"
+			      "forward=tcp:[::1]:80:[fec0::5]:8080,restrict=on,"
+			      "host-loopback=off,mac=02:1a:FF:00:00:01,rate=10M,pcap=a,,b",
+			      "--net", "tap", "--net", "tap,fd=5,fd=6,mtu=9000", "--net",
+			      "switch,path=/s,queues=8"),
+			 0);
+	assert_int_equal(cfg.net_count, 4);
+	assert_int_equal(n->kind, NET_USER);
+	assert_int_equal(n->forward_count, 3);
+	assert_false(n->forwards[0].udp);
+	assert_int_equal(port_of(&n->forwards[0].host), 2222);
+	assert_int_equal(port_of(&n->forwards[0].guest), 22);
+	inet_ntop(AF_INET, &((struct sockaddr_in *)&n->forwards[0].host)->sin_addr, addr, 64);
+	assert_string_equal(addr, "127.0.0.1");
+	assert_true(n->forwards[1].udp);
+	inet_ntop(AF_INET, &((struct sockaddr_in *)&n->forwards[1].guest)->sin_addr, addr, 64);
+	assert_string_equal(addr, "10.0.2.9");
+	assert_int_equal(n->forwards[2].guest.ss_family, AF_INET6);
+	assert_int_equal(port_of(&n->forwards[2].guest), 8080);
+	assert_true(n->restricted && n->no_host_loopback);
+	assert_memory_equal(cfg.nets[0].mac, "\x02\x1a\xff\0\0\1", 6);
+	assert_true(cfg.nets[0].rate == MIB(10));
+	assert_string_equal(cfg.nets[0].pcap, "a,b");
+	assert_int_equal(cfg.nets[1].net.queues, 1);
+	assert_false(cfg.nets[1].has_mac);
+	assert_int_equal(cfg.nets[2].net.queues, 2);
+	assert_int_equal(cfg.nets[2].net.fds[1], 6);
+	assert_int_equal(cfg.nets[2].net.mtu, 9000);
+	assert_string_equal(cfg.nets[3].net.path, "/s");
+	assert_int_equal(
+	    JSON("{\"nets\":[\"tap,ifname=t\",{\"type\":\"user\",\"forward\":[\"tcp:1:2\","
+		 "\"udp:3:4\"],\"mtu\":1400,\"host_loopback\":false,\"restrict\":true}]}"),
+	    0);
+	assert_int_equal(cfg.net_count, 2);
+	assert_string_equal(cfg.nets[0].net.ifname, "t");
+	n = &cfg.nets[1].net;
+	assert_true(n->forward_count == 2 && n->mtu == 1400 && n->restricted &&
+		    n->no_host_loopback);
+}
+
+static void test_bad_nets(void **state)
+{
+#define BAD(want, spec)                                                                            \
+	do {                                                                                       \
+		assert_int_equal(ARGS("--net", spec), -EINVAL);                                    \
+		assert_string_equal(err.text, want);                                               \
+		assert_int_equal(cfg.net_count, 0);                                                \
+	} while (0)
+#define BAD_FORWARD(spec)                                                                          \
+	BAD("net 'user': forward '" spec "': not {tcp|udp}:[ADDRESS:]PORT:[ADDRESS:]PORT",         \
+	    "user,forward=" spec)
+	BAD("net '': not one of user, tap, switch", "");
+	BAD("net 'users': not one of user, tap, switch", "users");
+	BAD("net 'user': '' is not KEY=VALUE", "user,");
+	BAD("net 'user': 'mac' is not KEY=VALUE", "user,mac");
+	BAD("net 'user': unknown key 'macs'", "user,macs=1");
+	BAD("net 'user': unknown key ''", "user,=1");
+	BAD("net 'user': has no key 'path'", "user,path=/s");
+	BAD("net 'user': 'mtu' is given twice", "user,mtu=1500,mtu=1500");
+	BAD("net 'user': mtu '67': not a number from 68 to 65521", "user,mtu=67");
+	BAD("net 'user': mtu '65522': not a number from 68 to 65521", "user,mtu=65522");
+	BAD("net 'user': queues '9': not a number from 1 to 8", "user,queues=9");
+	BAD("net 'user': mac '01:00:00:00:00:00': is the address of a group",
+	    "user,mac=01:00:00:00:00:00");
+	BAD("net 'user': mac '2:0:0:0:0:1': not six bytes as 02:12:34:56:78:9a",
+	    "user,mac=2:0:0:0:0:1");
+	BAD("net 'user': mac '02:00:00:00:00:0x': not six bytes as 02:12:34:56:78:9a",
+	    "user,mac=02:00:00:00:00:0x");
+	BAD("net 'user': rate '0': not bytes a second such as 10M, from 1000 on", "user,rate=0");
+	BAD("net 'user': restrict 'yes': neither on nor off", "user,restrict=yes");
+	BAD_FORWARD("22:22");
+	BAD_FORWARD("tcp:");
+	BAD_FORWARD("tcp:22");
+	BAD_FORWARD("tcp:0:22");
+	BAD_FORWARD("tcp:22:65536");
+	BAD_FORWARD("tcp:22:22:22");
+	BAD_FORWARD("tcp:1.2.3:22:22");
+	BAD_FORWARD("tcp:[::1:22:22");
+	BAD_FORWARD("tcp:22: 22");
+	BAD("net 'user': forward 'tcp:[::1]:22:22': an IPv6 end needs the other one's IPv6 address",
+	    "user,forward=tcp:[::1]:22:22");
+	BAD("net 'tap': fd 'x': not the number of a descriptor", "tap,fd=x");
+	BAD("net 'tap': 'fd' excludes 'ifname' and 'bridge'", "tap,fd=4,bridge=b");
+	BAD("net 'tap': 3 queues and 2 descriptors", "tap,fd=4,fd=5,queues=3");
+	BAD("net 'switch': 'path' is missing", "switch");
+	BAD("net 'switch': path '': must not be empty", "switch,path=");
+#undef BAD
+#undef BAD_FORWARD
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+		cfg.nets[cfg.net_count++] = (struct config_net) { .net.queues = 1 };
+	assert_int_equal(JSON("{\"nets\":[\"tap\",\"tap\",\"tap\",\"tap\",\"tap\",\"tap\",\"tap\","
+			      "\"tap\",\"tap\"]}"),
+			 -EINVAL);
+	assert_string_equal(err.text, "config 'f': net 'tap': more than 8 cards");
+}
+
 static void test_bad_json(void **state)
 {
 #define BAD(want, json)                                                                            \
@@ -175,6 +283,15 @@ static void test_bad_json(void **state)
 	BAD("config 'f': disks: 'file' is missing", "{\"disks\":[{\"readonly\":true}]}");
 	BAD("config 'f': disks: 'readonly' has the wrong type",
 	    "{\"disks\":[{\"file\":\"a\",\"readonly\":1}]}");
+	BAD("config 'f': unknown key 'net'", "{\"net\":\"user\"}");
+	BAD("config 'f': 'nets' is not a list", "{\"nets\":\"user\"}");
+	BAD("config 'f': nets: neither a string nor an object", "{\"nets\":[1]}");
+	BAD("config 'f': nets: 'type' is missing", "{\"nets\":[{\"mtu\":1500}]}");
+	BAD("config 'f': unknown key 'host-loopback'",
+	    "{\"nets\":[{\"type\":\"user\",\"host-loopback\":true}]}");
+	BAD("config 'f': 'mtu' has the wrong type", "{\"nets\":[{\"type\":\"user\",\"mtu\":1.5}]}");
+	BAD("config 'f': net 'user': has no key 'fd'",
+	    "{\"nets\":[{\"type\":\"user\",\"fd\":[1]}]}");
 	BAD("config 'f': not a JSON object", "[]");
 #undef BAD
 	assert_int_equal(JSON("{\"cpus\":1,\"cpus\":2}"), -EINVAL); /* twice */
@@ -205,8 +322,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_sizes), T(test_options),	 T(test_defaults),    T(test_bad_options),
-		T(test_json),  T(test_bad_json), T(test_options_win), T(test_probe),
+		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
+		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
+		T(test_bad_nets), T(test_probe),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

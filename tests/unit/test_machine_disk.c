@@ -2,8 +2,9 @@
 /*
  * Linux moves from machine to machine in the midst of disk I/O: fio writes and
  * verifies a disk with many requests in flight; every fraction of a second the
- * machine is saved, freed, and another one goes on with the same disks, on
- * the next accelerator of a list.
+ * machine is saved, freed, and another one goes on with the same disks and a
+ * network of the same kind, through which pings go all the time, on the next
+ * accelerator of a list.
  *
  * usage: test-machine_disk SOURCE BUILD [SLOWER WORDS ACCEL...]
  * SLOWER: how many times slower than a usual one this host is; WORDS: more
@@ -39,6 +40,8 @@ static unsigned accel_count;
 static const char script[] =
     "#!/bin/sh\n"
     "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /tmp; cd /tmp\n"
+    "ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0\n"
+    "ping -q -i 0.05 10.0.2.2 > /tmp/ping & p=$!\n"
     "n=0; s=0; echo fio begins\n"
     "while read up rest < /proc/uptime && test ${up%.*} -lt $seconds && test $s = 0; do\n"
     "fio --name=t --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=24 --rw=randwrite "
@@ -46,6 +49,9 @@ static const char script[] =
     "--verify_state_save=0 --minimal >/tmp/out 2>&1; s=$?; n=$((n + 1))\n"
     "done\n"
     "test $s = 0 || cat /tmp/out\n"
+    "kill -INT $p; wait $p; cat /tmp/ping\n"
+    "grep -qE ' ([0-9]|10)(\\.[0-9]+)?% packet loss' /tmp/ping && echo pings came back\n"
+    "ip -s link show eth0\n"
     "dmesg | grep -E 'I/O error|BUG:|WARNING:|Call Trace'\n"
     "echo fio left with $s after $n passes\n"
     "sleep 1; echo o > /proc/sysrq-trigger; sleep 100\n";
@@ -112,6 +118,8 @@ static void make(struct host *h, unsigned hops)
 	h->cfg.disks[0].readonly = true;
 	h->cfg.disks[1].path = strdup(disk);
 	h->cfg.disk_count = 2;
+	assert_int_equal(config_net_parse(&h->cfg.nets[0], "user", &err), 0);
+	h->cfg.net_count = 1;
 	assert_int_equal(console_open(h->loop, CONSOLE_FILE, console, NULL, NULL, &h->con, &err),
 			 0);
 	if (machine_new(&h->cfg, h->loop, accels[hops % accel_count], h->con, &events, &h->m,
@@ -181,7 +189,7 @@ static bool find_guest(void)
 	struct stat st;
 	time_t newest = -1;
 
-	snprintf(folder, sizeof(folder), "%s%s/guest/test-*/disk.img",
+	snprintf(folder, sizeof(folder), "%s%s/guest/test-*/modules-cloud/*-virtio_net.ko",
 		 cache	? cache
 		 : home ? home
 			: "",
@@ -191,6 +199,7 @@ static bool find_guest(void)
 	for (size_t i = 0; i < g.gl_pathc; i++) {
 		char *path = g.gl_pathv[i];
 
+		*strrchr(path, '/') = '\0';
 		*strrchr(path, '/') = '\0';
 		if (stat(path, &st) < 0 || st.st_mtime <= newest)
 			continue;
@@ -237,7 +246,7 @@ static void test_hops(void **state)
 	machine_flush_console(h.m);
 	done(&h);
 	if (!console_has("fio left with 0") || console_has("after 0 passes") ||
-	    console_has("I/O error") || console_has("BUG:"))
+	    !console_has("pings came back") || console_has("I/O error") || console_has("BUG:"))
 		fail_msg("see %s", console);
 	unlink(script_path);
 	unlink(initrd);

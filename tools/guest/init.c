@@ -16,6 +16,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ struct boot_options {
 	char fstype[32];
 	char init[128];
 	unsigned long flags;
+	bool wants_net; /* the command of tools/run needs the network */
 };
 
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...)
@@ -113,6 +115,8 @@ static void read_options(struct boot_options *o)
 			take(o->fstype, sizeof(o->fstype), w + 11);
 		else if (!strncmp(w, "init=", 5))
 			take(o->init, sizeof(o->init), w + 5);
+		else if (!strcmp(w, "eyot.net"))
+			o->wants_net = true;
 		else if (!strcmp(w, "ro"))
 			o->flags |= MS_RDONLY;
 		else if (!strcmp(w, "rw"))
@@ -148,7 +152,7 @@ static void write_text(const char *path, const char *text)
 }
 
 /* The units live in /run, where systemd looks too, so the disk stays as Debian has it. */
-static void add_units(void)
+static void add_units(bool wants_net)
 {
 	mkdir("/run/systemd", 0755);
 	mkdir("/run/systemd/system", 0755);
@@ -173,9 +177,16 @@ static void add_units(void)
 		   "TimeoutStartSec=infinity\n"
 		   "TasksMax=infinity\n"
 		   "LimitCORE=infinity\n");
+	if (!wants_net)
+		return;
+	mkdir("/run/systemd/system/eyot-run.service.d", 0755);
+	write_text("/run/systemd/system/eyot-run.service.d/network.conf",
+		   "[Service]\n"
+		   "ExecStartPre=-/lib/systemd/systemd-networkd-wait-online --any -4 "
+		   "--timeout=30\n");
 }
 
-static void move_run_files(void)
+static void move_run_files(bool wants_net)
 {
 	struct dirent **names;
 	int n = scandir("/eyot", &names, no_dots, alphasort);
@@ -191,7 +202,7 @@ static void move_run_files(void)
 		copy_file(from, to);
 	}
 	if (!access("/run/eyot/argv", F_OK))
-		add_units();
+		add_units(wants_net);
 }
 
 static void mount_root(const struct boot_options *o)
@@ -229,7 +240,7 @@ int main(int argc, char **argv)
 	mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755,size=20%");
 	read_options(&o);
 	load_modules();
-	move_run_files();
+	move_run_files(o.wants_net);
 	mount_root(&o);
 	for (size_t i = 0; i < sizeof(moved) / sizeof(moved[0]); i++) {
 		char to[64];

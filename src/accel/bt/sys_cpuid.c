@@ -63,7 +63,8 @@ static const struct {
 	[W_71A] = { .pass = BIT(4) /* AVX-VNNI */ },
 	[W_D1A] = { .pass = BIT(0) | BIT(1), .always = BIT(2) },
 	/* PREFETCHW does nothing here, and Linux takes every AMD CPU with long mode to have it. */
-	[W_81C] = { .pass = BIT(0) | BIT(5) | BIT(6) | BIT(7) | BIT(22), .always = BIT(8) /* PREFETCHW */ },
+	[W_81C] = { .pass = BIT(0) | BIT(5) | BIT(6) | BIT(7) | BIT(22),
+		    .always = BIT(8) /* PREFETCHW */ },
 	[W_81D] = { .pass = BIT(22), .always = BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29) },
 	[W_88B] = { .pass = BIT(0) /* CLZERO */ },
 	[W_821A] = { .pass = BIT(0) | BIT(2) | BIT(6) },
