@@ -103,7 +103,7 @@ static bool goes_on(const struct layer *l, const struct mapping *first, const st
 int layer_map(struct layer *l, struct disk_req *req, uint64_t off, uint64_t len,
 	      struct mapping *ret)
 {
-	uint64_t table, in_cluster = off % l->cluster, span = l2_span(l), index, got, count = 1;
+	uint64_t table, in_cluster, span, index, got, count = 1;
 	struct slot *slot;
 	bool copied;
 	int res;
@@ -115,6 +115,8 @@ int layer_map(struct layer *l, struct disk_req *req, uint64_t off, uint64_t len,
 		ret->len = len;
 		return 0;
 	}
+	in_cluster = off % l->cluster;
+	span = l2_span(l);
 	res = l2_table(l, off, &table, &copied);
 	if (res < 0)
 		return res;

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "disk/disk.h"
 
 #define CONFIG_DISKS_MAX 16
 
@@ -18,7 +19,9 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
-	bool readonly, snapshot;
+	char *serial;	       /* NULL: made from its number */
+	unsigned queues;       /* 0: one a CPU */
+	struct disk_options o; /* all but the engine and a snapshot's name */
 };
 
 struct config {
