@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "monitor/config_disk.h"
 #include "vm/mem.h"
@@ -60,39 +61,13 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
-int config_parse_size(const char *text, uint64_t *ret_bytes)
-{
-	static const char units[] = "KMGT";
-	unsigned long long n;
-	const char *unit;
-	unsigned shift = 0;
-	char *end;
-
-	if (!isdigit((unsigned char)*text))
-		return -EINVAL;
-	errno = 0;
-	n = strtoull(text, &end, 10);
-	if (errno)
-		return -ERANGE;
-	if (*end) {
-		unit = strchr(units, toupper((unsigned char)*end));
-		if (!unit || end[1])
-			return -EINVAL;
-		shift = 10u * (unsigned)(unit - units + 1);
-	}
-	if (n > UINT64_MAX >> shift)
-		return -ERANGE;
-	*ret_bytes = (uint64_t)n << shift;
-	return 0;
-}
-
 static int set_memory(struct config *cfg, const char *text, struct err *err)
 {
 	uint64_t n;
 
-	if (config_parse_size(text, &n) == -EINVAL)
+	if (size_parse(text, &n) == -EINVAL)
 		return err_set(err, EINVAL, "memory '%s': not a size such as 512M or 2G", text);
-	if (config_parse_size(text, &n) < 0 || n < MEMORY_MIN || n > MEMORY_MAX)
+	if (size_parse(text, &n) < 0 || n < MEMORY_MIN || n > MEMORY_MAX)
 		return err_set(err, EINVAL, "memory '%s': not from 2M to 64G", text);
 	if (n % PAGE_SIZE)
 		return err_set(err, EINVAL, "memory '%s': not a multiple of 4K", text);

@@ -59,9 +59,6 @@ int config_parse_json(struct config *cfg, const char *what, const char *text, si
 /** config_check() - what can only be said of all settings together */
 int config_check(const struct config *cfg, struct err *err);
 
-/** config_parse_size() - "512M", "2G", "65536K", "1048576"; 0 or -EINVAL, -ERANGE */
-int config_parse_size(const char *text, uint64_t *ret_bytes);
-
 /** config_usage() - the text of --help */
 const char *config_usage(void);
 

@@ -8,6 +8,7 @@
 #include <ctype.h>
 #include <stdio.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "virtio/virtio.h"
 
@@ -61,7 +62,7 @@ static int number(const struct config_disk *d, const char *key, const char *valu
 {
 	char want[64];
 
-	if (config_parse_size(value, ret) == 0 && *ret >= 1 && *ret <= max)
+	if (size_parse(value, ret) == 0 && *ret >= 1 && *ret <= max)
 		return 0;
 	snprintf(want, sizeof(want), "not a number from 1 to %llu", (unsigned long long)max);
 	return bad(d, key, value, want, err);

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "monitor/config.h"
 
@@ -35,21 +36,21 @@ static void test_sizes(void **state)
 {
 	uint64_t n;
 
-	assert_int_equal(config_parse_size("512M", &n), 0);
+	assert_int_equal(size_parse("512M", &n), 0);
 	assert_true(n == MIB(512));
-	assert_int_equal(config_parse_size("2G", &n), 0);
+	assert_int_equal(size_parse("2G", &n), 0);
 	assert_true(n == GIB(2));
-	assert_int_equal(config_parse_size("64k", &n), 0);
+	assert_int_equal(size_parse("64k", &n), 0);
 	assert_true(n == KIB(64));
-	assert_int_equal(config_parse_size("4096", &n), 0);
+	assert_int_equal(size_parse("4096", &n), 0);
 	assert_true(n == 4096);
-	assert_int_equal(config_parse_size("", &n), -EINVAL);
-	assert_int_equal(config_parse_size("-1M", &n), -EINVAL);
-	assert_int_equal(config_parse_size(" 1M", &n), -EINVAL);
-	assert_int_equal(config_parse_size("1MB", &n), -EINVAL);
-	assert_int_equal(config_parse_size("1.5G", &n), -EINVAL);
-	assert_int_equal(config_parse_size("99999999999999999999", &n), -ERANGE);
-	assert_int_equal(config_parse_size("99999999999T", &n), -ERANGE);
+	assert_int_equal(size_parse("", &n), -EINVAL);
+	assert_int_equal(size_parse("-1M", &n), -EINVAL);
+	assert_int_equal(size_parse(" 1M", &n), -EINVAL);
+	assert_int_equal(size_parse("1MB", &n), -EINVAL);
+	assert_int_equal(size_parse("1.5G", &n), -EINVAL);
+	assert_int_equal(size_parse("99999999999999999999", &n), -ERANGE);
+	assert_int_equal(size_parse("99999999999T", &n), -ERANGE);
 }
 
 static void test_options(void **state)
