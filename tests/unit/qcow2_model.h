@@ -37,8 +37,9 @@ struct model {
 	unsigned errors, ops;
 	bool may_fail; /* host errors are expected: a failed write leaves either */
 	bool no_discard;
-	uint8_t *unsure;				  /* per sector: a write failed there */
-	void (*flushed)(struct model *m, uint64_t stamp); /* what was written before has to stay */
+	uint8_t *unsure;			/* per sector: a write failed there */
+	void (*submitted)(struct model_req *r); /* may be NULL */
+	void (*completed)(struct model_req *r, int ret);
 	uint64_t stamp;
 	struct model_req r[MODEL_FLIGHT];
 };
@@ -105,8 +106,8 @@ static inline void model_req_done(struct disk_req *req, int ret)
 		memset(m->unsure + r->off / DISK_SECTOR, 1, r->len / DISK_SECTOR);
 	if (ret == 0 && req->op == DISK_READ)
 		model_check_read(m, r);
-	if (ret == 0 && req->op == DISK_FLUSH && m->flushed)
-		m->flushed(m, r->stamp);
+	if (m->completed)
+		m->completed(r, ret);
 }
 
 /* A part of the disk that no request in flight has a sector of; 0: none was found */
@@ -174,6 +175,8 @@ static inline void model_submit(struct model *m, struct model_req *r, enum disk_
 	};
 	r->busy = true;
 	m->ops++;
+	if (m->submitted)
+		m->submitted(r);
 	disk_queue(m->disk, &r->req);
 	if (model_rng(m) % 4 == 0)
 		disk_kick(m->disk);
