@@ -239,7 +239,6 @@ static void file_aio_done(struct aio_op *aio, int res)
 {
 	struct disk_req *req = container_of(aio, struct disk_req, aio);
 	struct file_op *op = &req->fop;
-	struct aio *engine = op->file->aio; /* the request may be gone after its completion */
 	bool more = false;
 
 	mend_cut(req);
@@ -268,10 +267,8 @@ static void file_aio_done(struct aio_op *aio, int res)
 			break;
 		}
 	}
-	if (more) {
+	if (more)
 		file_submit(req);
-		aio_kick(engine);
-	}
 }
 
 static void nop_done(struct aio_op *aio, int res)

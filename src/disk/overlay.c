@@ -75,15 +75,11 @@ static void read_next(struct disk_req *req);
 
 static void read_done(struct disk_req *req, int ret)
 {
-	struct aio *aio = req->disk->aio;
-
 	req->pos += req->run;
-	if (ret < 0 || req->pos == req->len) {
+	if (ret < 0 || req->pos == req->len)
 		disk_complete(req, ret);
-		return;
-	}
-	read_next(req);
-	aio_kick(aio);
+	else
+		read_next(req);
 }
 
 static void read_next(struct disk_req *req)

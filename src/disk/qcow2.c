@@ -168,21 +168,27 @@ static struct layer *layer_new(struct qcow2 *q, const char *path, const struct f
 }
 
 /* A table of the file, whole clusters */
-static int load_table(struct layer *l, uint64_t off, uint64_t bytes, uint8_t **ret_table)
+static int load_table(struct layer *l, const char *what, const char *name, uint64_t off,
+		      uint64_t bytes, uint8_t **ret_table, struct err *err)
 {
 	uint64_t len = align_up(max_u64(bytes, 1), l->cluster);
-	uint8_t *table = aligned_alloc(PAGE_SIZE, align_up(len, PAGE_SIZE));
+	uint8_t *table;
 	int ret;
 
+	if (bytes && off + bytes > l->file_end)
+		return err_set(err, EINVAL, "%s: header: %s at %#llx: behind the file's end", what,
+			       name, (unsigned long long)off);
+	table = aligned_alloc(PAGE_SIZE, align_up(len, PAGE_SIZE));
 	if (!table)
-		return -ENOMEM;
+		return err_set(err, ENOMEM, "%s: out of memory", what);
 	memset(table, 0, len);
 	ret = bytes ? file_rw_now(&l->file, false, table, len, off) : 0;
-	if (ret < 0)
+	if (ret < 0) {
 		free(table);
-	else
-		*ret_table = table;
-	return ret;
+		return err_set(err, -ret, "%s: %s: %s", what, name, strerror(-ret));
+	}
+	*ret_table = table;
+	return 0;
 }
 
 /* The name in a file of the chain, as seen from that file's folder */
@@ -260,16 +266,16 @@ static int load_tables(struct layer *l, const char *what, struct err *err)
 	l->size = align_up(l->h.size, DISK_SECTOR);
 	l->l1_size = l->h.l1_size;
 	l->file_end = align_up(l->file.eof, l->cluster);
-	ret = load_table(l, l->h.l1_offset, (uint64_t)l->l1_size * 8, &l->l1);
-	if (ret == 0 && l->writable) {
-		l->reftable_size = (uint64_t)l->h.reftable_clusters << (l->cluster_bits - 3);
-		ret = load_table(l, l->h.reftable_offset, l->reftable_size * 8, &l->reftable);
-		if (ret == 0)
-			ret = make_filter(l);
-	}
-	if (ret < 0)
-		return err_set(err, -ret, "%s: tables: %s", what, strerror(-ret));
-	return 0;
+	ret =
+	    load_table(l, what, "L1 table", l->h.l1_offset, (uint64_t)l->l1_size * 8, &l->l1, err);
+	if (ret < 0 || !l->writable)
+		return ret;
+	l->reftable_size = (uint64_t)l->h.reftable_clusters << (l->cluster_bits - 3);
+	ret = load_table(l, what, "refcount table", l->h.reftable_offset, l->reftable_size * 8,
+			 &l->reftable, err);
+	if (ret == 0 && make_filter(l) < 0)
+		ret = err_set(err, ENOMEM, "%s: out of memory", what);
+	return ret;
 }
 
 /* What has to be done before the first write. */

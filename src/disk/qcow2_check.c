@@ -150,14 +150,19 @@ static int count_l1(struct check *c, uint64_t off, uint32_t size, bool active)
 		return 0;
 	ret = load_l1(c, off, size, &l1);
 	for (uint32_t i = 0; i < size && ret == 0; i++) {
-		uint64_t entry = get_be64(l1 + (uint64_t)i * 8);
+		uint64_t entry = get_be64(l1 + (uint64_t)i * 8), at = entry & QCOW2_OFFSET_MASK;
 
 		if (entry & QCOW2_L1_RESERVED) {
 			say(c, "error: L1 entry %u: reserved bits are set (%#llx)", i, ULL(entry));
 			c->res->errors++;
-		} else if (entry & QCOW2_OFFSET_MASK &&
-			   refer(c, "L2 table", entry & QCOW2_OFFSET_MASK, c->cluster)) {
-			ret = count_l2(c, i * span, entry & QCOW2_OFFSET_MASK, active);
+		} else if (at && refer(c, "L2 table", at, c->cluster)) {
+			/* Each L1 table may lead there once: no image can keep us busy for ever. */
+			if (qcow2_refs_get(&c->refs, at / c->cluster) <= c->snapshots.count + 1) {
+				ret = count_l2(c, i * span, at, active);
+			} else {
+				say(c, "error: L2 table at %#llx: used more than once", ULL(at));
+				c->res->errors++;
+			}
 		}
 	}
 	return ret;
@@ -241,7 +246,7 @@ static int check_refcounts(struct check *c, enum qcow2_repair repair)
 			say(c, "error: refcount block at %#llx: also used for something else",
 			    ULL(at));
 			c->res->errors++;
-			c->refcount_errors++;
+			put_be64(table + i * 8, 0); /* each block is looked at once */
 		}
 	}
 	c->refcount_errors += c->res->errors - errors;
@@ -249,7 +254,7 @@ static int check_refcounts(struct check *c, enum qcow2_repair repair)
 	for (uint64_t i = 0; i < max_u64(entries, blocks) && ret == 0; i++) {
 		uint64_t at = i < entries ? get_be64(table + i * 8) : 0;
 
-		if (at || i < blocks)
+		if (at || qcow2_refs_any(&c->refs, i * per_block, per_block))
 			ret = check_block(c, i, at, at && repair == QCOW2_REPAIR_LEAKS);
 	}
 	return ret;
@@ -315,7 +320,8 @@ static int check_flags(struct check *c)
 		uint64_t off = get_be64(l1 + i * 8) & QCOW2_OFFSET_MASK;
 		bool l2_changed = false;
 
-		if (!off || off % c->cluster || off + c->cluster > bytes)
+		if (!off || off % c->cluster || off + c->cluster > bytes ||
+		    qcow2_refs_get(&c->refs, off / c->cluster) > c->snapshots.count + 1)
 			continue;
 		changed |= fix_flag(c, "L2 table", l1 + i * 8, i * span);
 		ret = file_rw_now(c->file, false, l2, c->cluster, off);

@@ -24,10 +24,13 @@ struct qcow2_report {
 struct qcow2_refs {
 	uint32_t *counts;
 	uint64_t count, room;
-	bool failed; /* memory was missing */
+	uint8_t *touched; /* for each REFS_PAGE counts: whether one of them was ever changed */
+	bool failed;	  /* memory was missing */
 };
 
 void qcow2_refs_done(struct qcow2_refs *r);
+/* Whether any of @count clusters may be in use */
+bool qcow2_refs_any(const struct qcow2_refs *r, uint64_t cluster, uint64_t count);
 uint32_t qcow2_refs_get(const struct qcow2_refs *r, uint64_t cluster);
 void qcow2_refs_add(struct qcow2_refs *r, uint64_t cluster, uint64_t count, int by);
 /* @count clusters in a row behind all that are in use; their counts become 1 */

@@ -155,7 +155,6 @@ static void step(struct qcow2 *q, struct disk_req *req)
 
 void qcow2_leave(struct qcow2 *q)
 {
-	bool on_loop = q->on_loop;
 	struct req_list ended;
 	struct disk_req *req;
 
@@ -167,9 +166,6 @@ void qcow2_leave(struct qcow2 *q)
 	while ((req = req_list_pop(&q->finished)))
 		req_list_push(&ended, req);
 	pthread_mutex_unlock(&q->lock);
-	if (!on_loop)
-		return;
-	aio_kick(q->disk->aio);
 	while ((req = req_list_pop(&ended)))
 		req->q.done(req, req->result);
 }

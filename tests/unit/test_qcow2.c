@@ -9,6 +9,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+
 #include "disk/qcow2_format.h"
 #include "qcow2_model.h"
 
@@ -318,6 +322,8 @@ static void test_refused_headers(void **state)
 		{ 40, 8, 3, "L1 table at 0x3: no possible place" },
 		{ 40, 8, 0, "L1 table at 0: no possible place" },
 		{ 40, 8, 65536, "tables overlap" },
+		{ 40, 8, 1ull << 40, "L1 table at 0x10000000000: behind the file's end" },
+		{ 48, 8, 1ull << 40, "refcount table at 0x10000000000: behind the file's end" },
 		{ 48, 8, 5, "refcount table at 0x5: no possible place" },
 		{ 56, 4, 0, "refcount table of 0 clusters: missing" },
 		{ 56, 4, 100000, "too big" },
@@ -522,6 +528,104 @@ static void test_locks(void **state)
 	disk_close(disk);
 }
 
+/* Several threads queue at once, as vCPUs do: each has its own sectors of shared clusters. */
+enum { SUBMITTERS = 3, ROUNDS = 300, SHARE = 8 };
+
+struct submitter {
+	struct disk *disk;
+	unsigned number;
+	uint8_t buf[SHARE][1024];
+	atomic_uint left;
+	atomic_int failed;
+};
+
+struct submitted {
+	struct disk_req req;
+	struct submitter *s;
+};
+
+static void submitted_done(struct disk_req *req, int ret)
+{
+	struct submitter *s = container_of(req, struct submitted, req)->s;
+
+	if (ret < 0)
+		atomic_store(&s->failed, ret);
+	atomic_fetch_sub(&s->left, 1);
+}
+
+/* Writes, zeroes and discards its sectors, over and over; the last round writes. */
+static void *submit(void *arg)
+{
+	struct submitter *s = arg;
+	struct submitted req[SHARE];
+	struct iovec iov[SHARE];
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		enum disk_op op = round == ROUNDS - 1 ? DISK_WRITE
+				  : round % 7 == 3    ? DISK_WRITE_ZEROES
+				  : round % 7 == 5    ? DISK_DISCARD
+				  : round % 50 == 49  ? DISK_FLUSH
+						      : DISK_WRITE;
+
+		atomic_store(&s->left, SHARE);
+		for (unsigned i = 0; i < SHARE; i++) {
+			memset(s->buf[i], (int)(s->number * 64 + i + 1), sizeof(s->buf[i]));
+			iov[i] = (struct iovec) { s->buf[i], sizeof(s->buf[i]) };
+			req[i] = (struct submitted) { .s = s,
+						      .req = { .op = op,
+							       .flags = DISK_REQ_UNMAP,
+							       .off = (i * SUBMITTERS + s->number) *
+								      1024,
+							       .len = 1024,
+							       .iov = &iov[i],
+							       .iov_count = 1,
+							       .done = submitted_done } };
+			disk_queue(s->disk, &req[i].req);
+		}
+		disk_kick(s->disk);
+		while (atomic_load(&s->left))
+			sched_yield();
+	}
+	return NULL;
+}
+
+static void test_threads(void **state)
+{
+	struct disk_options opt = { 0 };
+	struct submitter s[SUBMITTERS] = { 0 };
+	pthread_t threads[SUBMITTERS];
+	uint8_t buf[1024];
+
+	for (unsigned k = 0; k < 2; k++) {
+		assert_int_equal(
+		    shell("rm -f t.qcow2; qemu-img create -q -f qcow2 -o cluster_size=%u "
+			  "t.qcow2 8M",
+			  k ? 4096 : 65536),
+		    0);
+		opt.engine = k ? AIO_THREADS : AIO_AUTO;
+		for (unsigned i = 0; i < SUBMITTERS; i++) {
+			s[i].disk = i ? s[0].disk : open_disk("t.qcow2", opt);
+			s[i].number = i;
+		}
+		for (unsigned i = 0; i < SUBMITTERS; i++) {
+			atomic_store(&s[i].left, 1);
+			assert_int_equal(pthread_create(&threads[i], NULL, submit, &s[i]), 0);
+		}
+		for (unsigned i = 0; i < SUBMITTERS; i++)
+			while (pthread_tryjoin_np(threads[i], NULL))
+				aio_wait(s[0].disk->aio);
+		for (unsigned i = 0; i < SUBMITTERS * SHARE; i++) {
+			assert_int_equal(run_one(s[0].disk, DISK_READ, i * 1024, 1024, buf), 0);
+			for (unsigned b = 0; b < 1024; b++)
+				assert_int_equal(buf[b], i % SUBMITTERS * 64 + i / SUBMITTERS + 1);
+		}
+		for (unsigned i = 0; i < SUBMITTERS; i++)
+			assert_int_equal(atomic_load(&s[i].failed), 0);
+		disk_close(s[0].disk);
+		check_image("t.qcow2");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +635,7 @@ int main(void)
 		cmocka_unit_test(test_chains),
 		cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_locks),
+		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_snapshots),
 		cmocka_unit_test(test_temporary),
 		cmocka_unit_test(test_backing),

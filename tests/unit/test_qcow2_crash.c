@@ -479,8 +479,9 @@ static void test_failing_syncs(void **state)
 		if (disk_open(loop, "t.qcow2", &opt, &m.disk, &err))
 			fail_msg("%s", err.text);
 		atomic_store(&sync_fail_in, 1 + (int)i * 3);
-		model_run(&m, 400, m.disk->aio);
-		atomic_store(&sync_fail_in, 0);
+		while (atomic_load(&sync_fail_in) > 0)
+			model_run(&m, 100, m.disk->aio);
+		model_run(&m, 100, m.disk->aio);
 		model_check_all(&m);
 		assert_int_equal(m.errors, 0);
 		assert_int_equal(disk_close_checked(m.disk, &err), -EIO);
