@@ -333,7 +333,7 @@ static void fill_first(const char *path, uint8_t *first, uint64_t size)
 {
 	int fd;
 
-	assert_int_equal(shell("qemu-img convert -O raw %s first.raw", path), 0);
+	assert_int_equal(shell("qemu-img convert -t unsafe -O raw %s first.raw", path), 0);
 	fd = open("first.raw", O_RDONLY);
 	assert_int_equal(pread(fd, first, size, 0), size);
 	close(fd);
