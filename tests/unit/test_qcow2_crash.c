@@ -21,6 +21,7 @@
 
 #include "disk/qcow2.h"
 #include "disk/qcow2_check.h"
+#include "disk/qcow2_edit.h"
 #include "disk/qcow2_format.h"
 #include "qcow2_model.h"
 
@@ -305,24 +306,30 @@ static uint64_t count_errors(const char *path)
 	return res.errors;
 }
 
-static void check_cut(const char *path, uint64_t cut, struct model *m, const uint8_t *first)
+static void read_all(const char *path, uint8_t *image, uint64_t size)
 {
 	struct disk_options opt = { .readonly = true };
-	_cleanup_free_ uint8_t *image = malloc(m->size);
 	struct err err = { "" };
 	struct model reader;
 
-	if (count_errors(path))
-		fail_msg("cut at %llu: the image is not consistent", (unsigned long long)cut);
-	model_init(&reader, m->size, m->max_len, 1);
+	model_init(&reader, size, KIB(100), 1);
 	if (disk_open(loop, path, &opt, &reader.disk, &err))
 		fail_msg("%s", err.text);
-	memset(reader.unsure, 1, m->size / DISK_SECTOR); /* take what is there */
+	memset(reader.unsure, 1, size / DISK_SECTOR); /* take what is there */
 	model_check_all(&reader);
 	disk_close(reader.disk);
 	assert_int_equal(reader.errors, 0);
-	memcpy(image, reader.image, m->size);
+	memcpy(image, reader.image, size);
 	model_done(&reader);
+}
+
+static void check_cut(const char *path, uint64_t cut, struct model *m, const uint8_t *first)
+{
+	_cleanup_free_ uint8_t *image = malloc(m->size);
+
+	if (count_errors(path))
+		fail_msg("cut at %llu: the image is not consistent", (unsigned long long)cut);
+	read_all(path, image, m->size);
 	for (uint64_t s = 0; s < m->size / DISK_SECTOR; s++)
 		if (!sector_good(s, image + s * DISK_SECTOR, first + s * DISK_SECTOR, cut))
 			fail_msg("cut at %llu: sector %llu has lost what was flushed",
@@ -421,6 +428,70 @@ static void test_power_cuts(void **state)
 		run_world(&worlds[i], (seed ? (uint32_t)atoi(seed) : 1) * 100 + i);
 }
 
+/* Work on images at rest that is interrupted: the old content or the new one, and nothing that a
+ * repair could not mend. */
+static void test_cut_edits(void **state)
+{
+	static const struct {
+		int (*edit)(struct file *file, const char *what, const char *name, struct err *err);
+		const char *name;
+	} edits[] = { { qcow2_snapshot_create, "new" },
+		      { qcow2_snapshot_apply, "s" },
+		      { qcow2_snapshot_delete, "s" } };
+	enum { SIZE = 2 << 20 };
+	static uint8_t before[SIZE], after[SIZE], then[SIZE], snap[SIZE];
+	struct model m;
+
+	model_init(&m, SIZE, 4096, 4711);
+	for (unsigned i = 0; i < ARRAY_SIZE(edits) * 2; i++) {
+		const char *name = edits[i / 2].name;
+		struct qcow2_check_result res;
+		struct file file = { 0 };
+		struct err err = { "" };
+
+		assert_int_equal(
+		    shell("rm -f start.qcow2; qemu-img create -q -f qcow2 -o cluster_size=%u "
+			  "start.qcow2 2M && qemu-io -c 'write -P 3 0 1M' start.qcow2 "
+			  ">/dev/null && qemu-img snapshot -c s start.qcow2 && "
+			  "qemu-io -c 'write -P 4 512k 1M' start.qcow2 >/dev/null && "
+			  "cp start.qcow2 t.qcow2",
+			  i % 2 ? 512 : 65536),
+		    0);
+		read_all("start.qcow2", before, SIZE);
+		assert_int_equal(shell("qemu-img convert -l s -O raw start.qcow2 snap.raw"), 0);
+		file.fd = open("snap.raw", O_RDONLY);
+		assert_int_equal(pread(file.fd, snap, SIZE, 0), SIZE);
+		close(file.fd);
+		file.fd = open("t.qcow2", O_RDWR);
+		record_forget();
+		recorded_fd = file.fd;
+		if (edits[i / 2].edit(&file, "t", name, &err))
+			fail_msg("%s", err.text);
+		recorded_fd = -1;
+		close(file.fd);
+		read_all("t.qcow2", after, SIZE);
+		assert_memory_equal(after, i / 2 == 1 ? snap : before, SIZE);
+		for (unsigned k = 0; k < 40; k++) {
+			uint64_t cut = model_rng(&m) % atomic_load(&now);
+
+			build("cut.qcow2", cut, &m);
+			file = (struct file) { .fd = open("cut.qcow2", O_RDWR) };
+			if (qcow2_check(&file, "cut", QCOW2_REPAIR_ALL, NULL, &res, &err))
+				fail_msg("%s", err.text);
+			close(file.fd);
+			assert_int_equal(res.errors, 0);
+			if (shell("qemu-img check -q cut.qcow2 >check.log 2>&1"))
+				fail_msg("edit %u, cut at %llu: not mended", i,
+					 (unsigned long long)cut);
+			read_all("cut.qcow2", then, SIZE);
+			if (memcmp(then, before, SIZE) && memcmp(then, after, SIZE))
+				fail_msg("edit %u, cut at %llu: neither old nor new", i,
+					 (unsigned long long)cut);
+		}
+	}
+	model_done(&m);
+}
+
 /* ---- failing hosts ---- */
 
 /* One write after the other fails: the guest is told, nothing else happens. */
@@ -516,6 +587,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_power_cuts),
+		cmocka_unit_test(test_cut_edits),
 		cmocka_unit_test(test_failing_writes),
 		cmocka_unit_test(test_failing_syncs),
 	};
