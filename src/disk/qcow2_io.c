@@ -330,7 +330,9 @@ static int write_new(struct qcow2 *q, struct disk_req *req, const struct mapping
 	}
 	op->run = part ? min_u64(left, l->cluster - in) : op->clusters * l->cluster;
 	op->from_zero = m->kind == MAP_ZERO || (m->kind == MAP_HOLE && hole_is_zero(l, start));
-	if (part && !(fresh && op->from_zero)) {
+	/* Zeros are stored as data here: a hole behind the file's end would leave it too short. */
+	if (req->op != DISK_WRITE || (part && !(fresh && op->from_zero))) {
+		op->from_zero |= !part;
 		op->state = COPY;
 		return 0;
 	}

@@ -519,6 +519,32 @@ static void test_dirty(void **state)
 	check_image("t.qcow2");
 }
 
+/* In version 2 there are no zero clusters: zeros over a backing file are stored, and the file has
+ * to become long enough for them. */
+static void test_stored_zeroes(void **state)
+{
+	struct disk_options opt = { 0 };
+	struct disk *disk;
+	uint8_t buf[4096];
+
+	make_base();
+	assert_int_equal(
+	    shell("rm -f t.qcow2; qemu-img create -q -f qcow2 -o compat=0.10 -b base.raw "
+		  "-F raw t.qcow2"),
+	    0);
+	disk = open_disk("t.qcow2", opt);
+	assert_int_equal(run_one(disk, DISK_WRITE_ZEROES, 0, MIB(1), NULL), 0);
+	disk_close(disk);
+	check_image("t.qcow2");
+	disk = open_disk("t.qcow2", opt);
+	assert_int_equal(run_one(disk, DISK_READ, MIB(1) - 4096, 4096, buf), 0);
+	assert_true(buf[0] == 0 && !memcmp(buf, buf + 1, 4095));
+	memset(buf, 9, sizeof(buf));
+	assert_int_equal(run_one(disk, DISK_WRITE, MIB(1) - 4096, 4096, buf), 0);
+	disk_close(disk);
+	check_image("t.qcow2");
+}
+
 static void test_locks(void **state)
 {
 	struct disk_options opt = { 0 }, ro = { .readonly = true };
@@ -642,6 +668,7 @@ int main(void)
 		cmocka_unit_test(test_chains),
 		cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_locks),
+		cmocka_unit_test(test_stored_zeroes),
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_snapshots),
 		cmocka_unit_test(test_temporary),
