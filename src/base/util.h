@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Small things every folder uses: sizes, alignment, little-endian access, cleanup. */
+/* Small things every folder uses: sizes, alignment, access in both byte orders, cleanup. */
 #ifndef EYOT_BASE_UTIL_H
 #define EYOT_BASE_UTIL_H
 
@@ -57,6 +57,21 @@ DEFINE_LE(16)
 DEFINE_LE(32)
 DEFINE_LE(64)
 #undef DEFINE_LE
+
+/* Big-endian, unaligned access. */
+#define DEFINE_BE(bits)                                                                            \
+	static inline uint##bits##_t get_be##bits(const void *p)                                   \
+	{                                                                                          \
+		return __builtin_bswap##bits(get_le##bits(p));                                     \
+	}                                                                                          \
+	static inline void put_be##bits(void *p, uint##bits##_t v)                                 \
+	{                                                                                          \
+		put_le##bits(p, __builtin_bswap##bits(v));                                         \
+	}
+DEFINE_BE(16)
+DEFINE_BE(32)
+DEFINE_BE(64)
+#undef DEFINE_BE
 
 static inline void cleanup_free(void *p)
 {

@@ -261,6 +261,8 @@ static void complete_all(struct aio *aio)
 		n = reap(aio, ops);
 		for (unsigned i = 0; i < n; i++)
 			ops[i]->done(ops[i], ops[i]->res);
+		/* What completions have started goes to the host at once. */
+		aio_kick(aio);
 		if (n < REAP_BATCH)
 			return;
 	}

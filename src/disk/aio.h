@@ -3,7 +3,8 @@
  * Asynchronous operations on files: io_uring, or a few threads where the host
  * refuses io_uring (containers often do).
  *
- * aio_queue() and aio_kick() on any thread; completions on the loop thread.
+ * aio_queue() and aio_kick() on any thread; completions on the loop thread. What
+ * a completion queues needs no kick: a batch of completions ends with one.
  */
 #ifndef EYOT_DISK_AIO_H
 #define EYOT_DISK_AIO_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The front of the block layer: opening, validation, counting what is in
- * flight. The work is done by a driver (raw.c, with overlay.c over it).
+ * flight. The work is done by a driver (raw.c, qcow2.c, with overlay.c over
+ * one of them).
  *
  * Invariants
  * 1. Every request completes exactly once, on the loop thread, never inside
@@ -11,8 +12,10 @@
  */
 #include "disk/disk.h"
 
+#include "base/log.h"
 #include "base/util.h"
 #include "disk/driver.h"
+#include "disk/qcow2_format.h"
 
 void disk_complete(struct disk_req *req, int ret)
 {
@@ -59,8 +62,11 @@ void disk_queue(struct disk *disk, struct disk_req *req)
 	req->disk = disk;
 	req->cut = NULL;
 	atomic_fetch_add_explicit(&disk->inflight, 1, memory_order_relaxed);
-	if (ret == 0) {
-		disk->drv->start(disk, req);
+	if (disk->no_discard && req->op == DISK_WRITE_ZEROES)
+		req->flags &= ~DISK_REQ_UNMAP;
+	if (ret == 0 && !(disk->no_discard && req->op == DISK_DISCARD)) {
+		if (!disk->throttle || throttle_take(disk->throttle, req))
+			disk->drv->start(disk, req);
 		return;
 	}
 	req->result = ret;
@@ -71,9 +77,9 @@ void disk_queue(struct disk *disk, struct disk_req *req)
 
 int disk_read_now(struct disk *disk, const struct disk_req *req)
 {
-	if (req->op != DISK_READ || !req->len || check(disk, req) < 0)
+	if (req->op != DISK_READ || !req->len || disk->throttle || check(disk, req) < 0)
 		return -EAGAIN;
-	return disk->drv->read_now(disk, req);
+	return disk->drv->read_now(disk->priv, req);
 }
 
 void disk_kick(struct disk *disk)
@@ -83,8 +89,65 @@ void disk_kick(struct disk *disk)
 
 void disk_drain(struct disk *disk)
 {
-	while (atomic_load_explicit(&disk->inflight, memory_order_acquire))
+	while (atomic_load_explicit(&disk->inflight, memory_order_acquire)) {
+		if (disk->throttle)
+			throttle_release(disk->throttle);
 		aio_wait(disk->aio);
+	}
+}
+
+int image_format(struct file *file, const char *what, const char *path, enum disk_format format,
+		 enum disk_format *ret_format, struct err *err)
+{
+	size_t len = strlen(path);
+	bool named = len > 6 && !strcmp(path + len - 6, ".qcow2"), is;
+	uint8_t head[DISK_SECTOR];
+	int ret;
+
+	*ret_format = format;
+	if (format != DISK_FORMAT_AUTO)
+		return 0;
+	ret = file_rw_now(file, false, head, sizeof(head), 0);
+	if (ret < 0)
+		return err_set(err, -ret, "%s '%s': cannot read it: %s", what, path,
+			       strerror(-ret));
+	is = get_be32(head) == QCOW2_MAGIC;
+	if (is && !named)
+		return err_set(
+		    err, EINVAL,
+		    "%s '%s': begins like a qcow2 image but is not named .qcow2: say "
+		    "format=qcow2 if you made it, format=raw if a guest may have written "
+		    "that",
+		    what, path);
+	if (named && !is)
+		return err_set(err, EINVAL,
+			       "%s '%s': is named .qcow2 but is no qcow2 image: say format=raw if "
+			       "it is a raw one",
+			       what, path);
+	*ret_format = is ? DISK_FORMAT_QCOW2 : DISK_FORMAT_RAW;
+	return 0;
+}
+
+static int open_image(struct disk *disk, const char *path, const struct disk_options *opt,
+		      struct err *err)
+{
+	enum disk_format format;
+	struct file file;
+	unsigned block;
+	int ret = file_open(&file, path, opt, &block, err);
+
+	if (ret < 0)
+		return ret;
+	file.aio = disk->aio;
+	ret = image_format(&file, "disk", path, opt->format, &format, err);
+	if (ret == 0 && opt->internal && format != DISK_FORMAT_QCOW2)
+		ret = err_set(err, EINVAL, "disk '%s': a raw image has no snapshots", path);
+	if (ret < 0) {
+		close(file.fd);
+		return ret;
+	}
+	return format == DISK_FORMAT_QCOW2 ? qcow2_open(disk, path, &file, block, opt, err)
+					   : raw_open(disk, path, &file, block, opt, err);
 }
 
 int disk_open(struct loop *loop, const char *path, const struct disk_options *opt,
@@ -95,12 +158,15 @@ int disk_open(struct loop *loop, const char *path, const struct disk_options *op
 
 	if (!disk)
 		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
+	disk->no_discard = opt->no_discard;
 	ret = aio_new(loop, opt->engine, &disk->aio, err);
+	if (ret == 0 && (opt->limits.iops || opt->limits.bps))
+		ret = throttle_new(disk, loop, &opt->limits, err);
 	if (ret < 0) {
 		err_prefix(err, ret, "disk '%s'", path);
 		goto out;
 	}
-	ret = raw_open(disk, path, opt, err);
+	ret = open_image(disk, path, opt, err);
 	if (ret == 0 && opt->snapshot && !opt->readonly) {
 		ret = overlay_open(disk, err);
 		if (ret < 0)
@@ -114,16 +180,43 @@ out:
 	return ret;
 }
 
-void disk_close(struct disk *disk)
+int disk_close_checked(struct disk *disk, struct err *err)
 {
+	int ret = 0;
+
 	if (!disk)
-		return;
+		return 0;
 	if (disk->aio)
 		disk_drain(disk);
 	if (disk->drv)
-		disk->drv->close(disk);
+		ret = disk->drv->close(disk, err);
+	throttle_free(disk->throttle);
 	aio_free(disk->aio);
 	free(disk);
+	return ret;
+}
+
+void disk_close(struct disk *disk)
+{
+	struct err err = { "" };
+
+	if (disk_close_checked(disk, &err) < 0)
+		log_error("%s", err.text);
+}
+
+int disk_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start, uint64_t *ret_end)
+{
+	return disk->drv->next_data(disk, off, ret_start, ret_end);
+}
+
+enum disk_format disk_format(const struct disk *disk)
+{
+	return disk->format;
+}
+
+bool disk_discards(const struct disk *disk)
+{
+	return !disk->no_discard;
 }
 
 uint64_t disk_size(const struct disk *disk)

@@ -34,6 +34,8 @@
 struct disk;
 struct disk_req;
 struct file;
+struct layer;
+struct bounce;
 
 enum disk_op {
 	DISK_READ,
@@ -50,8 +52,32 @@ struct file_op {
 	struct file *file;
 	uint64_t off, left; /* where in the file, how much is left, bytes */
 	unsigned stage, retries;
-	struct iovec zero_iov;
+	struct iovec zero_iov, bounce;
 	void (*done)(struct disk_req *req, int ret);
+};
+
+struct req_list {
+	struct disk_req *head, **tail;
+};
+
+/* How far a request on a qcow2 image is; see qcow2_io.c. */
+struct qcow2_op {
+	void (*done)(struct disk_req *req, int ret);
+	uint64_t off, end; /* guest bytes: what is still to do */
+	uint64_t run;	   /* bytes of the present part */
+	uint64_t host;	   /* where the clusters allocated for it are */
+	unsigned clusters; /* how many */
+	unsigned char state;
+	bool ranged;	   /* stands in the list of ranges */
+	bool granted;	   /* and may go on */
+	bool exclusive;	   /* no other request may touch its clusters */
+	bool owned;	   /* the clusters are to be freed when it fails */
+	bool from_zero;	   /* what its cluster showed are zeros */
+	int error;	   /* of what it waited for */
+	struct layer *top; /* a read: where it begins */
+	struct bounce *bounce;
+	struct disk_req *prev, *next; /* list of ranges */
+	struct req_list blocked;      /* requests that wait for this one's range */
 };
 
 struct disk_req {
@@ -68,23 +94,51 @@ struct disk_req {
 	struct disk *disk;
 	struct aio_op aio;
 	struct file_op fop;
-	struct iovec *cut; /* shortened to end the present part */
-	size_t cut_len;	   /* its full length */
-	uint64_t pos;	   /* overlay: how far the request is */
-	uint64_t run;	   /* overlay: length of the present part */
-	int result;	   /* of a request that was refused */
+	struct iovec *cut;	    /* shortened to end the present part */
+	size_t cut_len;		    /* its full length */
+	uint64_t pos;		    /* overlay: how far the request is */
+	uint64_t run;		    /* overlay: length of the present part */
+	int result;		    /* of a request that was refused */
+	struct disk_req *wait_next; /* in the list of what it waits for */
+	struct qcow2_op q;
+};
+
+enum disk_format {
+	/* By the file's name: .qcow2 is a qcow2 image, everything else raw. When the content
+	 * contradicts the name the disk is refused: a guest can write to a raw image whatever it
+	 * likes, a header that names files of the host included. */
+	DISK_FORMAT_AUTO,
+	DISK_FORMAT_RAW,
+	DISK_FORMAT_QCOW2,
+};
+
+enum disk_cache {
+	DISK_CACHE_WRITEBACK, /* the host's page cache; a flush is a flush */
+	DISK_CACHE_NONE,      /* O_DIRECT */
+	DISK_CACHE_UNSAFE,    /* a flush does not wait for the host's disk */
+};
+
+/* Limits; 0: none. Up to `burst_s` seconds' worth may come at once after a pause. */
+struct disk_limits {
+	uint64_t iops, bps;
+	unsigned burst_s;
 };
 
 struct disk_options {
 	bool readonly;
 	bool snapshot;		/* writes go to a temporary file and are gone with the disk */
+	bool no_discard;	/* discards do nothing, zeroes keep their space */
 	enum aio_engine engine; /* AIO_AUTO unless a test asks */
+	enum disk_format format;
+	enum disk_cache cache;
+	const char *internal; /* name or ID of a qcow2 image's own snapshot; needs readonly */
+	struct disk_limits limits;
 };
 
 /**
  * disk_open() - open and lock an image
  * @loop: completions run there; borrowed
- * @path: a regular file or a block device, raw content
+ * @path: a regular file or a block device
  * @opt: see struct disk_options
  * @ret_disk: owned by the caller, ended by disk_close()
  * @err: one line that names the image
@@ -95,14 +149,26 @@ struct disk_options {
 int disk_open(struct loop *loop, const char *path, const struct disk_options *opt,
 	      struct disk **ret_disk, struct err *err);
 
-/** disk_close() - wait for what is in flight, then close; NULL is fine; loop thread */
+/** disk_close() - wait for what is in flight, write back, then close; NULL is fine; loop thread */
 void disk_close(struct disk *disk);
+
+/**
+ * disk_close_checked() - as disk_close(), and tell whether all is on the host's disk
+ * @disk: is gone in any case
+ */
+int disk_close_checked(struct disk *disk, struct err *err);
 
 /** disk_size() - bytes, a multiple of DISK_SECTOR */
 uint64_t disk_size(const struct disk *disk);
 
+/** disk_format() - what kind of image it is; never DISK_FORMAT_AUTO */
+enum disk_format disk_format(const struct disk *disk);
+
 /** disk_readonly() - whether writes are refused */
 bool disk_readonly(const struct disk *disk);
+
+/** disk_discards() - whether discards are passed on */
+bool disk_discards(const struct disk *disk);
 
 /** disk_block_size() - what the host writes efficiently, bytes, a power of two from 512 to 64 KiB
  */
@@ -127,6 +193,16 @@ void disk_queue(struct disk *disk, struct disk_req *req);
  * content is undefined: use disk_queue().
  */
 int disk_read_now(struct disk *disk, const struct disk_req *req);
+
+/**
+ * disk_next_data() - find what may differ from zeros
+ * @off: where to look from, bytes
+ * @ret_start, @ret_end: a part that may have data; all between @off and @ret_start is zeros
+ *
+ * Cold, may wait for the host; only while nothing writes. Return: 0; -ENXIO
+ * when all that follows is zeros; other -errno.
+ */
+int disk_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start, uint64_t *ret_end);
 
 /** disk_kick() - hand all queued requests to the host */
 void disk_kick(struct disk *disk);

@@ -14,6 +14,11 @@
  * range, which keeps it; where the file system has neither, zeros are written
  * (a discard does nothing). What is found missing is remembered per file.
  *
+ * Direct I/O (O_DIRECT) wants aligned memory. A guest may place its buffers
+ * anywhere; those that do not fit go through a buffer made for the occasion,
+ * a part at a time. The storage's block is 512 bytes (raw_fd_open() sees to
+ * it), so offsets always fit.
+ *
  * Flush: after a failed fdatasync the kernel may have dropped the dirty pages
  * and will report success next time, although data is gone. So the first
  * error stays: every later flush fails.
@@ -27,10 +32,13 @@
 #define RETRY_MAX 64
 #define RW_MAX MIB(1024) /* bytes of one host call */
 #define ZERO_CHUNK KIB(256)
+#define DIRECT_CHUNK MIB(1) /* bytes of one host call that needs an aligned buffer */
+#define DIRECT_ALIGN 4096u
 
 enum { STAGE_PUNCH, STAGE_ZERO_RANGE, STAGE_WRITE };
 
-static uint8_t zeros[ZERO_CHUNK]; /* never written: one shared zero page */
+static uint8_t zeros[ZERO_CHUNK]
+    __attribute__((aligned(4096))); /* never written: one shared zero page */
 
 static void file_submit(struct disk_req *req);
 
@@ -72,13 +80,81 @@ static unsigned iov_cut(struct disk_req *req, uint64_t len)
 	return i;
 }
 
-static void iov_zero(struct disk_req *req, uint64_t len)
+void req_zero(struct disk_req *req, uint64_t len)
 {
 	unsigned n = iov_cut(req, len);
 
 	for (unsigned i = 0; i < n; i++)
 		memset(req->iov[i].iov_base, 0, req->iov[i].iov_len);
 	iov_advance(req, len);
+}
+
+void req_copy(struct disk_req *req, void *buf, uint64_t len)
+{
+	unsigned n = iov_cut(req, len);
+	uint8_t *p = buf;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (req->op == DISK_READ)
+			memcpy(req->iov[i].iov_base, p, req->iov[i].iov_len);
+		else
+			memcpy(p, req->iov[i].iov_base, req->iov[i].iov_len);
+		p += req->iov[i].iov_len;
+	}
+	iov_advance(req, len);
+}
+
+static bool is_aligned(const struct iovec *iov, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (((uintptr_t)iov[i].iov_base | iov[i].iov_len) % DISK_SECTOR)
+			return false;
+	return true;
+}
+
+/* Put an aligned buffer in the place of the list; 0 or -ENOMEM. */
+static int bounce_begin(struct disk_req *req)
+{
+	struct file_op *op = &req->fop;
+	size_t len = min_u64(op->left, DIRECT_CHUNK);
+	void *buf = aligned_alloc(DIRECT_ALIGN, align_up(len, DIRECT_ALIGN));
+
+	if (!buf)
+		return -ENOMEM;
+	op->bounce = (struct iovec) { buf, len };
+	if (req->op == DISK_WRITE) {
+		uint8_t *p = buf;
+		size_t left = len;
+
+		for (unsigned i = 0; left; i++) {
+			size_t n = min_u64(left, req->iov[i].iov_len);
+
+			memcpy(p, req->iov[i].iov_base, n);
+			p += n;
+			left -= n;
+		}
+	}
+	req->aio.iov = &op->bounce;
+	req->aio.iov_count = 1;
+	return 0;
+}
+
+/* The operation on the aligned buffer is over; the caller moves the list on by @res bytes. */
+static void bounce_end(struct disk_req *req, int res)
+{
+	struct file_op *op = &req->fop;
+	const uint8_t *p = op->bounce.iov_base;
+	size_t left = res > 0 ? (size_t)res : 0;
+
+	for (unsigned i = 0; left && req->op == DISK_READ; i++) {
+		size_t n = min_u64(left, req->iov[i].iov_len);
+
+		memcpy(req->iov[i].iov_base, p, n);
+		p += n;
+		left -= n;
+	}
+	free(op->bounce.iov_base);
+	op->bounce.iov_base = NULL;
 }
 
 static void finish(struct disk_req *req, int ret)
@@ -98,7 +174,7 @@ static bool rw_step(struct disk_req *req, int res)
 		return false;
 	}
 	if (res == 0 && is_read && op->off >= op->file->eof) {
-		iov_zero(req, op->left);
+		req_zero(req, op->left);
 		op->left = 0;
 	} else if (res == 0) {
 		/* A file cut short under us, or a device that takes no more. */
@@ -163,10 +239,11 @@ static void file_aio_done(struct aio_op *aio, int res)
 {
 	struct disk_req *req = container_of(aio, struct disk_req, aio);
 	struct file_op *op = &req->fop;
-	struct aio *engine = op->file->aio; /* the request may be gone after its completion */
 	bool more = false;
 
 	mend_cut(req);
+	if (op->bounce.iov_base)
+		bounce_end(req, res);
 	/* ECANCELED: the thread that submitted has ended. */
 	if ((res == -EAGAIN || res == -EINTR || res == -ECANCELED) && op->retries < RETRY_MAX) {
 		op->retries++;
@@ -190,10 +267,8 @@ static void file_aio_done(struct aio_op *aio, int res)
 			break;
 		}
 	}
-	if (more) {
+	if (more)
 		file_submit(req);
-		aio_kick(engine);
-	}
 }
 
 static void nop_done(struct aio_op *aio, int res)
@@ -250,8 +325,19 @@ static void file_submit(struct disk_req *req)
 		aio->code = req->op == DISK_READ ? AIO_READV : AIO_WRITEV;
 		aio->iov = req->iov;
 		aio->iov_count = iov_cut(req, min_u64(op->left, RW_MAX));
+		if (op->file->direct && !is_aligned(aio->iov, aio->iov_count)) {
+			mend_cut(req);
+			if (bounce_begin(req) < 0) {
+				submit_nop(req, -ENOMEM);
+				return;
+			}
+		}
 		break;
 	case DISK_FLUSH:
+		if (op->file->unsafe) {
+			submit_nop(req, 0);
+			return;
+		}
 		if (atomic_load(&op->file->flush_error)) {
 			submit_nop(req, atomic_load(&op->file->flush_error));
 			return;
@@ -277,10 +363,19 @@ void file_start(struct file *file, struct disk_req *req, uint64_t off, uint64_t 
 		void (*done)(struct disk_req *req, int ret))
 {
 	req->fop = (struct file_op) { .file = file, .off = off, .left = len, .done = done };
+	req->cut = NULL;
 	if (!len && req->op != DISK_FLUSH)
 		submit_nop(req, 0);
 	else
 		file_submit(req);
+}
+
+void file_nop(struct file *file, struct disk_req *req, int result,
+	      void (*done)(struct disk_req *req, int ret))
+{
+	req->fop = (struct file_op) { .file = file, .done = done };
+	req->cut = NULL;
+	submit_nop(req, result);
 }
 
 int file_read_now(struct file *file, const struct iovec *iov, unsigned count, uint64_t off,
@@ -288,11 +383,60 @@ int file_read_now(struct file *file, const struct iovec *iov, unsigned count, ui
 {
 	ssize_t n;
 
-	if (atomic_load_explicit(&file->no_nowait, memory_order_relaxed))
+	if (atomic_load_explicit(&file->no_nowait, memory_order_relaxed) || file->direct)
 		return -EAGAIN;
 	n = preadv2(file->fd, iov, (int)count, (off_t)off, RWF_NOWAIT);
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		atomic_store(&file->no_nowait, true);
 	/* Errors and ends of files are for the long way. */
 	return n >= 0 && (uint64_t)n == len ? 0 : -EAGAIN;
+}
+
+int file_rw_now(struct file *file, bool write, void *buf, size_t len, uint64_t off)
+{
+	void *aligned = NULL;
+	uint8_t *p = buf;
+	size_t buf_len = len;
+	int ret = 0;
+
+	if (file->direct) {
+		len = align_up(len, DISK_SECTOR); /* short are reads only */
+		p = aligned = aligned_alloc(DIRECT_ALIGN, align_up(len, DIRECT_ALIGN));
+		if (!aligned)
+			return -ENOMEM;
+		if (write)
+			memcpy(p, buf, len);
+	}
+	for (size_t pos = 0; pos < len && !ret;) {
+		ssize_t n = write ? pwrite(file->fd, p + pos, len - pos, (off_t)(off + pos))
+				  : pread(file->fd, p + pos, len - pos, (off_t)(off + pos));
+
+		if (n < 0 && errno != EINTR) {
+			ret = -errno;
+		} else if (n == 0 && write) {
+			ret = -ENOSPC;
+		} else if (n == 0) {
+			memset(p + pos, 0, len - pos);
+			break;
+		} else if (n > 0) {
+			pos += (size_t)n;
+		}
+	}
+	if (aligned && !write && !ret)
+		memcpy(buf, aligned, buf_len);
+	free(aligned);
+	return ret;
+}
+
+int file_sync_now(struct file *file)
+{
+	int error = atomic_load(&file->flush_error);
+
+	if (error || file->unsafe)
+		return error;
+	if (fdatasync(file->fd) == 0)
+		return 0;
+	error = -errno;
+	atomic_store(&file->flush_error, error);
+	return error;
 }

@@ -28,7 +28,7 @@
 
 struct overlay {
 	const struct disk_driver *base_drv;
-	void *base_priv; /* of the raw driver: its struct file */
+	void *base_priv;
 	struct file file;
 	_Atomic uint64_t *bits;
 	size_t bits_len;
@@ -75,15 +75,11 @@ static void read_next(struct disk_req *req);
 
 static void read_done(struct disk_req *req, int ret)
 {
-	struct aio *aio = req->disk->aio;
-
 	req->pos += req->run;
-	if (ret < 0 || req->pos == req->len) {
+	if (ret < 0 || req->pos == req->len)
 		disk_complete(req, ret);
-		return;
-	}
-	read_next(req);
-	aio_kick(aio);
+	else
+		read_next(req);
 }
 
 static void read_next(struct disk_req *req)
@@ -92,7 +88,10 @@ static void read_next(struct disk_req *req)
 	uint64_t off = req->off + req->pos, sector = off / DISK_SECTOR;
 
 	req->run = run_length(ov, sector, (req->len - req->pos) / DISK_SECTOR) * DISK_SECTOR;
-	file_start(bit_get(ov, sector) ? &ov->file : ov->base_priv, req, off, req->run, read_done);
+	if (bit_get(ov, sector))
+		file_start(&ov->file, req, off, req->run, read_done);
+	else
+		ov->base_drv->read(ov->base_priv, req, off, req->run, read_done);
 }
 
 static void write_done(struct disk_req *req, int ret)
@@ -134,15 +133,16 @@ static void overlay_start(struct disk *disk, struct disk_req *req)
 }
 
 /* Only what lies wholly in one of the files. */
-static int overlay_read_now(struct disk *disk, const struct disk_req *req)
+static int overlay_read_now(void *priv, const struct disk_req *req)
 {
-	struct overlay *ov = disk->priv;
+	struct overlay *ov = priv;
 	uint64_t sector = req->off / DISK_SECTOR, count = req->len / DISK_SECTOR;
 
 	if (run_length(ov, sector, count) != count)
 		return -EAGAIN;
-	return file_read_now(bit_get(ov, sector) ? &ov->file : ov->base_priv, req->iov,
-			     req->iov_count, req->off, req->len);
+	if (!bit_get(ov, sector))
+		return ov->base_drv->read_now(ov->base_priv, req);
+	return file_read_now(&ov->file, req->iov, req->iov_count, req->off, req->len);
 }
 
 static void overlay_free(struct overlay *ov)
@@ -154,18 +154,30 @@ static void overlay_free(struct overlay *ov)
 	free(ov);
 }
 
-static void overlay_close(struct disk *disk)
+static int overlay_close(struct disk *disk, struct err *err)
 {
 	struct overlay *ov = disk->priv;
+	int ret;
 
 	disk->priv = ov->base_priv;
-	ov->base_drv->close(disk);
+	ret = ov->base_drv->close(disk, err);
 	overlay_free(ov);
+	return ret;
+}
+
+/* Nobody copies from a disk that is about to vanish: no need to look closely. */
+static int overlay_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start,
+			     uint64_t *ret_end)
+{
+	*ret_start = off;
+	*ret_end = disk->size;
+	return off < disk->size ? 0 : -ENXIO;
 }
 
 static const struct disk_driver overlay_driver = {
 	.start = overlay_start,
 	.read_now = overlay_read_now,
+	.next_data = overlay_next_data,
 	.close = overlay_close,
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Raw images: the file's bytes are the disk's. Regular files and block
- * devices, through the page cache; a flush is fdatasync.
+ * devices; a flush is fdatasync. Opening a file is here for all formats.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -11,12 +11,13 @@
 #include "base/util.h"
 #include "disk/driver.h"
 
-static void raw_close(struct disk *disk)
+static int raw_close(struct disk *disk, struct err *err)
 {
 	struct file *file = disk->priv;
 
 	close(file->fd);
 	free(file);
+	return 0;
 }
 
 static void raw_start(struct disk *disk, struct disk_req *req)
@@ -24,16 +25,50 @@ static void raw_start(struct disk *disk, struct disk_req *req)
 	file_start(disk->priv, req, req->off, req->len, disk_complete);
 }
 
-static int raw_read_now(struct disk *disk, const struct disk_req *req)
+static int raw_read_now(void *priv, const struct disk_req *req)
 {
-	return file_read_now(disk->priv, req->iov, req->iov_count, req->off, req->len);
+	return file_read_now(priv, req->iov, req->iov_count, req->off, req->len);
+}
+
+static void raw_read(void *priv, struct disk_req *req, uint64_t off, uint64_t len,
+		     void (*done)(struct disk_req *req, int ret))
+{
+	file_start(priv, req, off, len, done);
+}
+
+static int raw_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start, uint64_t *ret_end)
+{
+	return file_next_data(disk->priv, off, disk->size, ret_start, ret_end);
 }
 
 static const struct disk_driver raw_driver = {
 	.start = raw_start,
 	.read_now = raw_read_now,
+	.read = raw_read,
+	.next_data = raw_next_data,
 	.close = raw_close,
 };
+
+int file_next_data(const struct file *file, uint64_t off, uint64_t size, uint64_t *ret_start,
+		   uint64_t *ret_end)
+{
+	off_t start, end;
+
+	if (off >= size || off >= file->eof)
+		return -ENXIO;
+	start = lseek(file->fd, (off_t)off, SEEK_DATA);
+	if (start < 0 && errno == ENXIO)
+		return -ENXIO;
+	if (start < 0) { /* a file system or device that does not tell */
+		*ret_start = off;
+		*ret_end = size;
+		return 0;
+	}
+	end = lseek(file->fd, start, SEEK_HOLE);
+	*ret_start = align_down((uint64_t)start, DISK_SECTOR);
+	*ret_end = end < 0 ? size : min_u64(align_up((uint64_t)end, DISK_SECTOR), size);
+	return *ret_start < size ? 0 : -ENXIO;
+}
 
 static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *ret_block,
 		      struct err *err)
@@ -51,8 +86,6 @@ static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *re
 	} else {
 		return err_set(err, EINVAL, "disk '%s': neither a file nor a block device", path);
 	}
-	if (!*ret_size)
-		return err_set(err, EINVAL, "disk '%s': the image is empty", path);
 	if (*ret_size > INT64_MAX - DISK_SECTOR)
 		return err_set(err, EFBIG, "disk '%s': the image is too big", path);
 	*ret_block = DISK_SECTOR;
@@ -61,14 +94,36 @@ static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *re
 	return 0;
 }
 
-int raw_open(struct disk *disk, const char *path, const struct disk_options *opt, struct err *err)
+/* Direct I/O is set when the file is open and found good: some file systems have none, some
+ * storage has blocks that sectors of ours do not fill. */
+static int go_direct(int fd, const char *path, struct err *err)
+{
+	void *buf = NULL;
+	ssize_t n;
+
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_DIRECT) < 0)
+		return err_set(err, errno,
+			       "disk '%s': cache=none: this file system has no direct I/O", path);
+	if (posix_memalign(&buf, PAGE_SIZE, PAGE_SIZE))
+		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
+	n = pread(fd, (uint8_t *)buf + DISK_SECTOR, DISK_SECTOR, DISK_SECTOR);
+	free(buf);
+	if (n < 0)
+		return err_set(err, errno,
+			       "disk '%s': cache=none: the storage below cannot transfer sectors "
+			       "of 512 bytes: %s",
+			       path, strerror(errno));
+	return 0;
+}
+
+int file_open(struct file *file, const char *path, const struct disk_options *opt,
+	      unsigned *ret_block, struct err *err)
 {
 	bool writable = !opt->readonly && !opt->snapshot;
 	_cleanup_close_ int fd = -1;
-	struct file *file;
-	uint64_t size;
 	int ret;
 
+	*file = (struct file) { .fd = -1 };
 	/* O_NONBLOCK: a FIFO must not hold us up before it is refused. */
 	fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
@@ -77,24 +132,43 @@ int raw_open(struct disk *disk, const char *path, const struct disk_options *opt
 				   ? " for writing"
 				   : "",
 			       strerror(errno));
-	ret = image_size(fd, path, &size, &disk->block_size, err);
+	ret = image_size(fd, path, &file->eof, ret_block, err);
 	if (ret < 0)
 		return ret;
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 	ret = image_lock(fd, path, writable, err);
+	if (ret == 0 && opt->cache == DISK_CACHE_NONE)
+		ret = go_direct(fd, path, err);
 	if (ret < 0)
 		return ret;
-
-	file = calloc(1, sizeof(*file));
-	if (!file)
-		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
-	file->aio = disk->aio;
+	file->direct = opt->cache == DISK_CACHE_NONE;
+	file->unsafe = opt->cache == DISK_CACHE_UNSAFE;
 	file->fd = fd;
-	file->eof = size;
 	fd = -1;
-	disk->priv = file;
+	return 0;
+}
+
+int raw_open(struct disk *disk, const char *path, struct file *file, unsigned block,
+	     const struct disk_options *opt, struct err *err)
+{
+	struct file *own;
+
+	if (!file->eof) {
+		close(file->fd);
+		return err_set(err, EINVAL, "disk '%s': the image is empty", path);
+	}
+	own = calloc(1, sizeof(*own));
+	if (!own) {
+		close(file->fd);
+		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
+	}
+	*own = *file;
+	own->aio = disk->aio;
+	disk->priv = own;
 	disk->drv = &raw_driver;
-	disk->size = align_up(size, DISK_SECTOR);
-	disk->readonly = !writable;
+	disk->size = align_up(own->eof, DISK_SECTOR);
+	disk->block_size = block;
+	disk->readonly = opt->readonly || opt->snapshot;
+	disk->format = DISK_FORMAT_RAW;
 	return 0;
 }

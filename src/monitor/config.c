@@ -15,7 +15,9 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "base/parse.h"
 #include "base/util.h"
+#include "monitor/config_disk.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
 
@@ -59,39 +61,13 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
-int config_parse_size(const char *text, uint64_t *ret_bytes)
-{
-	static const char units[] = "KMGT";
-	unsigned long long n;
-	const char *unit;
-	unsigned shift = 0;
-	char *end;
-
-	if (!isdigit((unsigned char)*text))
-		return -EINVAL;
-	errno = 0;
-	n = strtoull(text, &end, 10);
-	if (errno)
-		return -ERANGE;
-	if (*end) {
-		unit = strchr(units, toupper((unsigned char)*end));
-		if (!unit || end[1])
-			return -EINVAL;
-		shift = 10u * (unsigned)(unit - units + 1);
-	}
-	if (n > UINT64_MAX >> shift)
-		return -ERANGE;
-	*ret_bytes = (uint64_t)n << shift;
-	return 0;
-}
-
 static int set_memory(struct config *cfg, const char *text, struct err *err)
 {
 	uint64_t n;
 
-	if (config_parse_size(text, &n) == -EINVAL)
+	if (size_parse(text, &n) == -EINVAL)
 		return err_set(err, EINVAL, "memory '%s': not a size such as 512M or 2G", text);
-	if (config_parse_size(text, &n) < 0 || n < MEMORY_MIN || n > MEMORY_MAX)
+	if (size_parse(text, &n) < 0 || n < MEMORY_MIN || n > MEMORY_MAX)
 		return err_set(err, EINVAL, "memory '%s': not from 2M to 64G", text);
 	if (n % PAGE_SIZE)
 		return err_set(err, EINVAL, "memory '%s': not a multiple of 4K", text);
@@ -118,56 +94,6 @@ static int set_cmdline(struct config *cfg, const char *text, struct err *err)
 	free(cfg->cmdline);
 	cfg->cmdline = copy;
 	return 0;
-}
-
-static int add_disk(struct config *cfg, const char *path, bool readonly, bool snapshot,
-		    struct err *err)
-{
-	struct config_disk *d;
-	int ret;
-
-	if (cfg->disk_count == CONFIG_DISKS_MAX)
-		return err_set(err, EINVAL, "disk '%s': more than %u disks", path,
-			       CONFIG_DISKS_MAX);
-	if (readonly && snapshot)
-		return err_set(err, EINVAL, "disk '%s': readonly and snapshot exclude each other",
-			       path);
-	d = &cfg->disks[cfg->disk_count];
-	*d = (struct config_disk) { .readonly = readonly, .snapshot = snapshot };
-	ret = set_string(&d->path, "disk", path, err);
-	if (ret == 0)
-		cfg->disk_count++;
-	return ret;
-}
-
-/* FILE[,readonly][,snapshot]; a comma in the file's name is written twice. */
-static int set_disk(struct config *cfg, const char *text, struct err *err)
-{
-	_cleanup_free_ char *path = calloc(1, strlen(text) + 1);
-	bool readonly = false, snapshot = false;
-	const char *p = text;
-	char *out = path;
-
-	if (!path)
-		return err_set(err, ENOMEM, "disk '%s': out of memory", text);
-	while (*p && (*p != ',' || p[1] == ',')) {
-		p += *p == ',';
-		*out++ = *p++;
-	}
-	while (*p) {
-		size_t len = strcspn(++p, ",");
-
-		if (len == 8 && !strncmp(p, "readonly", len))
-			readonly = true;
-		else if (len == 8 && !strncmp(p, "snapshot", len))
-			snapshot = true;
-		else
-			return err_set(err, EINVAL,
-				       "disk '%s': '%.*s' is neither readonly nor snapshot", path,
-				       (int)len, p);
-		p += len;
-	}
-	return add_disk(cfg, path, readonly, snapshot, err);
 }
 
 static int set_net(struct config *cfg, const char *text, struct err *err)
@@ -244,7 +170,7 @@ static const struct setting settings[] = {
 	{ "kernel", set_kernel, 0 },
 	{ "initrd", set_initrd, 0 },
 	{ "cmdline", set_cmdline, 0 },
-	{ "disk", set_disk, 0 },
+	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
 	{ "console", set_console, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
@@ -273,48 +199,10 @@ static const struct setting *find_setting(const char *name, size_t len, char das
 
 /* ---- JSON ---- */
 
-static void drop_disks(struct config *cfg)
-{
-	for (unsigned i = 0; i < cfg->disk_count; i++)
-		free(cfg->disks[i].path);
-	cfg->disk_count = 0;
-}
-
 static void drop_nets(struct config *cfg)
 {
 	while (cfg->net_count)
 		config_net_done(&cfg->nets[--cfg->net_count]);
-}
-
-static int json_disk(struct config *cfg, const char *what, json_t *item, struct err *err)
-{
-	const char *path = NULL, *key;
-	bool readonly = false, snapshot = false;
-	json_t *value;
-
-	if (json_is_string(item))
-		return set_disk(cfg, json_string_value(item), err);
-	if (!json_is_object(item))
-		return err_set(err, EINVAL, "config '%s': disks: neither a string nor an object",
-			       what);
-	json_object_foreach(item, key, value)
-	{
-		if (!strcmp(key, "file") && json_is_string(value))
-			path = json_string_value(value);
-		else if (!strcmp(key, "readonly") && json_is_boolean(value))
-			readonly = json_is_true(value);
-		else if (!strcmp(key, "snapshot") && json_is_boolean(value))
-			snapshot = json_is_true(value);
-		else if (strcmp(key, "file") && strcmp(key, "readonly") && strcmp(key, "snapshot"))
-			return err_set(err, EINVAL, "config '%s': disks: unknown key '%s'", what,
-				       key);
-		else
-			return err_set(err, EINVAL, "config '%s': disks: '%s' has the wrong type",
-				       what, key);
-	}
-	if (!path)
-		return err_set(err, EINVAL, "config '%s': disks: 'file' is missing", what);
-	return add_disk(cfg, path, readonly, snapshot, err);
 }
 
 static int json_disks(struct config *cfg, const char *what, json_t *list, struct err *err)
@@ -324,10 +212,10 @@ static int json_disks(struct config *cfg, const char *what, json_t *list, struct
 
 	if (!json_is_array(list))
 		return err_set(err, EINVAL, "config '%s': 'disks' is not a list", what);
-	drop_disks(cfg);
+	config_disks_drop(cfg);
 	json_array_foreach(list, i, item)
 	{
-		int ret = json_disk(cfg, what, item, err);
+		int ret = config_disk_json(cfg, what, item, err);
 
 		if (ret < 0)
 			return ret;
@@ -378,7 +266,7 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	int ret;
 
 	/* Several disks and networks have lists of their own. */
-	if (!s || s->set == set_disk || s->set == set_net)
+	if (!s || s->set == config_disk_parse || s->set == set_net)
 		return err_set(err, EINVAL, "config '%s': unknown key '%s'", what, key);
 	if (!s->set) {
 		if (!json_is_boolean(value))
@@ -524,8 +412,8 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 				*(bool *)((char *)cfg + s->flag) = true;
 				continue;
 			}
-			if (s->set == set_disk && !disks_dropped) {
-				drop_disks(cfg);
+			if (s->set == config_disk_parse && !disks_dropped) {
+				config_disks_drop(cfg);
 				disks_dropped = true;
 			}
 			if (s->set == set_net && !nets_dropped) {
@@ -566,7 +454,7 @@ int config_init(struct config *cfg, struct err *err)
 
 void config_done(struct config *cfg)
 {
-	drop_disks(cfg);
+	config_disks_drop(cfg);
 	drop_nets(cfg);
 	free(cfg->accel);
 	free(cfg->kernel);
@@ -589,9 +477,12 @@ const char *config_usage(void)
 	       "  --cmdline TEXT      kernel command line (default: console=ttyS0)\n"
 	       "  --cpus N            virtual CPUs, 1 to 64 (default: 1)\n"
 	       "  --memory SIZE       RAM, 2M to 64G (default: 512M)\n"
-	       "  --disk FILE[,readonly][,snapshot]\n"
+	       "  --disk FILE[,readonly][,snapshot][,KEY=VALUE]...\n"
 	       "                      add a disk; snapshot: writes are gone at the end; "
-	       "repeatable\n"
+	       "repeatable;\n"
+	       "                      format=auto|raw|qcow2, cache=writeback|none|unsafe, "
+	       "discard=on|off,\n"
+	       "                      queues=N, serial=TEXT, iops=N, bps=SIZE, burst=SECONDS\n"
 	       "  --net user|tap|switch[,KEY=VALUE]...\n"
 	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "disk/disk.h"
 #include "monitor/config_net.h"
 
 #define CONFIG_DISKS_MAX 16
@@ -20,7 +21,9 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
-	bool readonly, snapshot;
+	char *serial;	       /* NULL: made from its number */
+	unsigned queues;       /* 0: one a CPU */
+	struct disk_options o; /* all but the engine and a snapshot's name */
 };
 
 struct config {
@@ -60,9 +63,6 @@ int config_parse_json(struct config *cfg, const char *what, const char *text, si
 
 /** config_check() - what can only be said of all settings together */
 int config_check(const struct config *cfg, struct err *err);
-
-/** config_parse_size() - "512M", "2G", "65536K", "1048576"; 0 or -EINVAL, -ERANGE */
-int config_parse_size(const char *text, uint64_t *ret_bytes);
 
 /** config_usage() - the text of --help */
 const char *config_usage(void);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "monitor/config.h"
 
@@ -84,7 +85,7 @@ static int set_queues(struct config_net *n, const char *text, struct err *err)
 
 static int set_rate(struct config_net *n, const char *text, struct err *err)
 {
-	if (config_parse_size(text, &n->rate) < 0 || n->rate < RATE_MIN || n->rate > INT64_MAX)
+	if (size_parse(text, &n->rate) < 0 || n->rate < RATE_MIN || n->rate > INT64_MAX)
 		return err_set(err, EINVAL,
 			       "rate '%s': not bytes a second such as 10M, from 1000 on", text);
 	return 0;

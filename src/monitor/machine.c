@@ -308,16 +308,16 @@ static int add_disk(struct machine *m, const struct virtio_env *env, unsigned in
 		    struct err *err)
 {
 	const struct config_disk *d = &m->cfg->disks[index];
-	struct disk_options opt = { .readonly = d->readonly, .snapshot = d->snapshot };
 	char serial[20];
 	int ret;
 
-	ret = disk_open(env->loop, d->path, &opt, &m->disks[index], err);
+	ret = disk_open(env->loop, d->path, &d->o, &m->disks[index], err);
 	if (ret < 0)
 		return ret;
 	snprintf(serial, sizeof(serial), "disk%u", index);
-	return virtio_blk_new(env, SLOT_DISKS + index, m->disks[index], serial, m->vm->cpu_count,
-			      &m->blks[index], err);
+	return virtio_blk_new(env, SLOT_DISKS + index, m->disks[index],
+			      d->serial ? d->serial : serial,
+			      d->queues ? d->queues : m->vm->cpu_count, &m->blks[index], err);
 }
 
 /*

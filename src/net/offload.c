@@ -25,27 +25,6 @@
 /* The smallest maximum segment Linux sends; a smaller one would only make work. */
 #define SEGMENT_MIN 48
 
-static uint16_t get_be16(const uint8_t *p)
-{
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static void put_be16(uint8_t *p, unsigned v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
-
-static uint32_t get_be32(const uint8_t *p)
-{
-	return __builtin_bswap32(get_le32(p));
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-	put_le32(p, __builtin_bswap32(v));
-}
-
 int net_hdr_check(const struct virtio_net_hdr_v1 *hdr, size_t len, bool csum, bool tso4, bool tso6,
 		  bool ecn)
 {

@@ -381,7 +381,9 @@ int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *dis
 	if (disk_readonly(disk))
 		features |= 1ull << VIRTIO_BLK_F_RO;
 	else
-		features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+		features |= 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	if (!disk_readonly(disk) && disk_discards(disk))
+		features |= 1ull << VIRTIO_BLK_F_DISCARD;
 	if (queue_count > 1)
 		features |= 1ull << VIRTIO_BLK_F_MQ;
 	blk->disk = disk;

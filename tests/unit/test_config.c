@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "monitor/config.h"
 
@@ -50,21 +51,21 @@ static void test_sizes(void **state)
 {
 	uint64_t n;
 
-	assert_int_equal(config_parse_size("512M", &n), 0);
+	assert_int_equal(size_parse("512M", &n), 0);
 	assert_true(n == MIB(512));
-	assert_int_equal(config_parse_size("2G", &n), 0);
+	assert_int_equal(size_parse("2G", &n), 0);
 	assert_true(n == GIB(2));
-	assert_int_equal(config_parse_size("64k", &n), 0);
+	assert_int_equal(size_parse("64k", &n), 0);
 	assert_true(n == KIB(64));
-	assert_int_equal(config_parse_size("4096", &n), 0);
+	assert_int_equal(size_parse("4096", &n), 0);
 	assert_true(n == 4096);
-	assert_int_equal(config_parse_size("", &n), -EINVAL);
-	assert_int_equal(config_parse_size("-1M", &n), -EINVAL);
-	assert_int_equal(config_parse_size(" 1M", &n), -EINVAL);
-	assert_int_equal(config_parse_size("1MB", &n), -EINVAL);
-	assert_int_equal(config_parse_size("1.5G", &n), -EINVAL);
-	assert_int_equal(config_parse_size("99999999999999999999", &n), -ERANGE);
-	assert_int_equal(config_parse_size("99999999999T", &n), -ERANGE);
+	assert_int_equal(size_parse("", &n), -EINVAL);
+	assert_int_equal(size_parse("-1M", &n), -EINVAL);
+	assert_int_equal(size_parse(" 1M", &n), -EINVAL);
+	assert_int_equal(size_parse("1MB", &n), -EINVAL);
+	assert_int_equal(size_parse("1.5G", &n), -EINVAL);
+	assert_int_equal(size_parse("99999999999999999999", &n), -ERANGE);
+	assert_int_equal(size_parse("99999999999T", &n), -ERANGE);
 }
 
 static void test_options(void **state)
@@ -82,8 +83,8 @@ static void test_options(void **state)
 	assert_true(cfg.memory_bytes == GIB(1));
 	assert_int_equal(cfg.disk_count, 2);
 	assert_string_equal(cfg.disks[0].path, "a,b");
-	assert_true(cfg.disks[0].snapshot && !cfg.disks[0].readonly);
-	assert_true(!cfg.disks[1].snapshot && cfg.disks[1].readonly);
+	assert_true(cfg.disks[0].o.snapshot && !cfg.disks[0].o.readonly);
+	assert_true(!cfg.disks[1].o.snapshot && cfg.disks[1].o.readonly);
 	assert_int_equal(cfg.console, CONSOLE_UNIX);
 	assert_string_equal(cfg.console_path, "/s");
 	assert_true(cfg.debug_exit && cfg.no_reboot);
@@ -129,8 +130,18 @@ static void test_bad_options(void **state)
 	BAD("memory 'much': not a size such as 512M or 2G", "--memory", "much");
 	BAD("accel 'xen': not one of auto, bt, kvm", "--accel", "xen");
 	BAD("console 'file:': not one of stdio, pty, file:PATH, unix:PATH", "--console", "file:");
-	BAD("disk 'd': 'ro' is neither readonly nor snapshot", "--disk", "d,ro");
-	BAD("disk 'd': '' is neither readonly nor snapshot", "--disk", "d,");
+	BAD("disk 'd': unknown key 'ro'", "--disk", "d,ro");
+	BAD("disk 'd': unknown key ''", "--disk", "d,");
+	BAD("disk 'd': 'readonly' takes no value", "--disk", "d,readonly=on");
+	BAD("disk 'd': 'format' needs a value", "--disk", "d,format");
+	BAD("disk 'd': format 'vmdk': not one of auto, raw, qcow2", "--disk", "d,format=vmdk");
+	BAD("disk 'd': cache 'x': not one of writeback, none, unsafe", "--disk", "d,cache=x");
+	BAD("disk 'd': discard 'yes': neither on nor off", "--disk", "d,discard=yes");
+	BAD("disk 'd': queues '0': not a number from 1 to 64", "--disk", "d,queues=0");
+	BAD("disk 'd': iops '-1': not a number from 1 to 1099511627776", "--disk", "d,iops=-1");
+	BAD("disk 'd': serial '123456789012345678901': not from 1 to 20 characters", "--disk",
+	    "d,serial=123456789012345678901");
+	BAD("disk 'd': burst without iops or bps", "--disk", "d,burst=2");
 	BAD("disk 'd': readonly and snapshot exclude each other", "--disk", "d,readonly,snapshot");
 	BAD("disk '': must not be empty", "--disk", ",readonly");
 	BAD("kernel '': must not be empty", "--kernel", "");
@@ -150,10 +161,23 @@ static void test_json(void **state)
 	assert_true(cfg.memory_bytes == MIB(128));
 	assert_true(cfg.debug_exit && !cfg.no_reboot);
 	assert_int_equal(cfg.disk_count, 2);
-	assert_true(cfg.disks[0].readonly);
+	assert_true(cfg.disks[0].o.readonly);
 	assert_string_equal(cfg.disks[1].path, "b,c");
-	assert_true(cfg.disks[1].snapshot);
+	assert_true(cfg.disks[1].o.snapshot);
 	assert_int_equal(JSON("{\"memory\":134217728}"), 0);
+	assert_int_equal(JSON("{\"disks\":[{\"file\":\"a\",\"format\":\"qcow2\",\"discard\":false,"
+			      "\"iops\":100,\"bps\":\"1M\",\"burst\":3,\"cache\":\"none\"}]}"),
+			 0);
+	assert_int_equal(cfg.disks[0].o.format, DISK_FORMAT_QCOW2);
+	assert_int_equal(cfg.disks[0].o.cache, DISK_CACHE_NONE);
+	assert_true(cfg.disks[0].o.no_discard);
+	assert_int_equal(cfg.disks[0].o.limits.iops, 100);
+	assert_int_equal(cfg.disks[0].o.limits.bps, MIB(1));
+	assert_int_equal(cfg.disks[0].o.limits.burst_s, 3);
+	assert_int_equal(ARGS("--disk", "a,serial=x=1,queues=4,cache=unsafe,discard=on"), 0);
+	assert_string_equal(cfg.disks[0].serial, "x=1");
+	assert_int_equal(cfg.disks[0].queues, 4);
+	assert_int_equal(cfg.disks[0].o.cache, DISK_CACHE_UNSAFE);
 }
 
 static uint16_t port_of(const struct sockaddr_storage *ss)

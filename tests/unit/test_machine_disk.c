@@ -115,7 +115,7 @@ static void make(struct host *h, unsigned hops)
 	h->cfg.cpus = 2;
 	h->cfg.memory_bytes = MEMORY;
 	h->cfg.disks[0].path = strdup(root);
-	h->cfg.disks[0].readonly = true;
+	h->cfg.disks[0].o.readonly = true;
 	h->cfg.disks[1].path = strdup(disk);
 	h->cfg.disk_count = 2;
 	assert_int_equal(config_net_parse(&h->cfg.nets[0], "user", &err), 0);

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Values in text. */
+#ifndef EYOT_BASE_PARSE_H
+#define EYOT_BASE_PARSE_H
+
+#include <stdint.h>
+
+/** size_parse() - "512M", "2G", "65536K", "1048576"; 0 or -EINVAL, -ERANGE */
+int size_parse(const char *text, uint64_t *ret_bytes);
+
+#endif
