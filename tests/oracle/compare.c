@@ -20,6 +20,7 @@
 #define PF_PRESENT 1u
 #define PF_FETCH 16u
 #define LINUX_USER_END 0x7ffffffff000ull
+#define CANONICAL_END 0x800000000000ull
 #define FLAGS_ARITH 0x8d5ull
 #define FLAG_RF 0x10000u
 #define FLAGS_COMPARED 0x277fd5u /* CF..OF, IOPL, NT, RF, AC, ID */
@@ -271,6 +272,13 @@ static bool other_fault(const struct oracle_case *c, const struct oracle_result 
 		return true;
 	if (c->mode == ORACLE_32 && native->vector == VEC_PF &&
 	    (uint32_t)native->cr2 >= 0xffffff00 &&
+	    (guest->vector == VEC_GP || guest->vector == VEC_SS) &&
+	    native->out.rip == guest->out.rip)
+		return true;
+	/* an image whose first part is on a bad page, and whose last is not canonical: "straddle"
+	 */
+	if (c->mode == ORACLE_64 && (c->special & SPECIAL_FSAVE) && native->vector == VEC_PF &&
+	    native->cr2 >= CANONICAL_END - 512 && native->cr2 < CANONICAL_END &&
 	    (guest->vector == VEC_GP || guest->vector == VEC_SS) &&
 	    native->out.rip == guest->out.rip)
 		return true;
