@@ -17,6 +17,8 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "disk/driver.h"
 
@@ -24,6 +26,7 @@ enum { PERM_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3 };
 
 #define DOES_BASE 100
 #define FORBIDS_BASE 200
+#define LOCK_TRIES 40 /* of 10 to 16 ms */
 
 static int lock_byte(int fd, off_t off)
 {
@@ -42,7 +45,7 @@ static int test_byte(int fd, off_t off)
 	return fl.l_type != F_UNLCK;
 }
 
-int image_lock(int fd, const char *path, bool writable, struct err *err)
+static int try_lock(int fd, const char *path, bool writable, struct err *err)
 {
 	static const struct {
 		int perm;
@@ -90,4 +93,24 @@ int image_lock(int fd, const char *path, bool writable, struct err *err)
 				       strerror(-ret));
 	}
 	return 0;
+}
+
+int image_lock(int fd, const char *path, bool writable, struct err *err)
+{
+	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	int ret = try_lock(fd, path, writable, err);
+
+	/*
+	 * The kernel gives up the files of a killed process's io_uring a moment after the process
+	 * is gone: whoever starts the machine again at once shall not be told that another one has
+	 * the image.
+	 */
+	for (unsigned i = 0; ret == -EAGAIN && i < LOCK_TRIES; i++) {
+		struct timespec wait = { .tv_nsec = (10 + getpid() % 7) * 1000000 };
+
+		fcntl(fd, F_OFD_SETLK, &all); /* of two that wait for each other, one shall win */
+		nanosleep(&wait, NULL);
+		ret = try_lock(fd, path, writable, err);
+	}
+	return ret;
 }
