@@ -14,7 +14,7 @@ help:
 	@echo 'make             build'
 	@echo "make run         boot a Debian virtual machine; CMD='uname -a' runs that command in it"
 	@echo 'make test        every test; TESTS="unit guest fuzz system" selects'
-	@echo 'make test-kvm    KVM alone, on an emulated host that has it; part of make test'
+	@echo 'make test-kvm    KVM, on an emulated host that has it; not part of make test'
 	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
 	@echo 'make bench-kvm   compare with QEMU on KVM; BENCH="--rounds 5" and other options'
 	@echo 'make asan        the tests with sanitizers alone (address, undefined behaviour, threads)'
