@@ -140,6 +140,7 @@ void tr_clobber_flags(struct tr *t, unsigned live);
 void tr_want_flags_hw(struct tr *t, unsigned live);
 void tr_want_flags_slot(struct tr *t, unsigned live);
 bool tr_must_restore(const struct tr *t, const struct insn *in);
+void tr_emit_shifted(struct tr *t, struct out *o, uint8_t n);
 unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch);
 void tr_add_imm64(struct tr *t, unsigned reg, int64_t v); /* keeps flags; uses T1 */
 void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst);

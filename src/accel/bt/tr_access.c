@@ -87,12 +87,7 @@ uint8_t *tr_emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 {
 	uint8_t *miss;
 
-	if (t->cache->rorx) {
-		e_rorx_i(o, T1, T0, TLB_INDEX_SHIFT);
-	} else {
-		e_mov_rr(o, T1, T0);
-		e_shift_i(o, true, 5, T1, TLB_INDEX_SHIFT);
-	}
+	tr_emit_shifted(t, o, TLB_INDEX_SHIFT);
 	e_ri(o, false, 4, T1, (TLB_SIZE - 1) << (PAGE_SHIFT - TLB_INDEX_SHIFT));
 	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p)); /* xor T0, gs:[T1*8 + tag] */
 	if (t->key & KEY_ALIGN) {

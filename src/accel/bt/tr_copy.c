@@ -67,6 +67,17 @@ bool tr_must_restore(const struct tr *t, const struct insn *in)
 
 /* ---- registers and addresses ---- */
 
+/* T1 <- T0 shifted right by @n; bits above the lower 64 - @n are anything */
+void tr_emit_shifted(struct tr *t, struct out *o, uint8_t n)
+{
+	if (t->cache->rorx) {
+		e_rorx_i(o, T1, T0, n);
+	} else {
+		e_mov_rr(o, T1, T0);
+		e_shift_i(o, true, 5, T1, n);
+	}
+}
+
 unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch)
 {
 	if (reg_map[greg] != HOMED)

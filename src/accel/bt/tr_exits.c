@@ -76,12 +76,7 @@ void tr_emit_jc_jump(struct tr *t)
 		e_jmp(o, t->cache->stubs.jc_exit);
 		return;
 	}
-	if (t->cache->rorx) {
-		e_rorx_i(o, T1, T0, JC_BITS);
-	} else {
-		e_mov_rr(o, T1, T0);
-		e_shift_i(o, true, 5, T1, JC_BITS);
-	}
+	tr_emit_shifted(t, o, JC_BITS);
 	e_lea_sib(o, false, T1, T1, T0, 1, 0);
 	e_rgs(o, false, 0x03, T1, CPU_OFF(jc_gen) + 4 * (int)class);
 	e_ri(o, false, 4, T1, JC_MASK);
