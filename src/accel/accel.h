@@ -43,9 +43,13 @@ struct accel_config {
 	const char *debug;	   /* bt: comma-separated debug options, or NULL */
 };
 
-/* Limits of a probe: when there is a choice, and when somebody asked for this accelerator */
+/*
+ * Limits of a probe: when there is a choice, when somebody asked for this accelerator, and when the
+ * figures are what is asked for; with less time, what decides nothing is not measured.
+ */
 #define PROBE_MS 50
 #define PROBE_ASKED_MS 2000
+#define PROBE_FIGURES_MS 2500
 
 /* What a probe found, for people and programs. */
 struct accel_probe {

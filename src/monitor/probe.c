@@ -21,7 +21,7 @@ static json_t *accelerators(const char **ret_chosen)
 	*ret_chosen = NULL;
 	for (unsigned i = 0; accel_list[i]; i++) {
 		struct accel_probe p = { 0 };
-		bool usable = accel_list[i]->probe(&p, PROBE_ASKED_MS, NULL) == 0;
+		bool usable = accel_list[i]->probe(&p, PROBE_FIGURES_MS, NULL) == 0;
 
 		if (usable && !*ret_chosen)
 			*ret_chosen = accel_list[i]->name;

@@ -194,7 +194,7 @@ int kvm_probe(struct accel_probe *p, unsigned limit_ms, struct err *err)
 	*p = (struct accel_probe) { .verdict = "broken" };
 	if (t == MAP_FAILED)
 		return err_set(err, ENOMEM, "trial: out of memory");
-	t->brief = limit_ms < PROBE_ASKED_MS;
+	t->brief = limit_ms < PROBE_FIGURES_MS;
 	t->until_ns = deadline_ns - MARGIN_MS * 1000000ull;
 	ret = trial_start(try, t, &pid);
 	if (ret == 0) {
