@@ -108,6 +108,7 @@ static const struct {
 	uint8_t word, bit;
 	uint32_t need_it[CPU_WORDS];
 } needs[] = {
+	{ CPU_1C, 17 /* pcid */, { [CPU_7B] = BIT(10) /* invpcid */ } },
 	{ CPU_1C, 26 /* xsave */, { [CPU_1C] = BIT(28), [CPU_7C] = BIT(3), [CPU_D1A] = ~0u } },
 	{ CPU_1C,
 	  28 /* avx */,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * accel/kvm: the host's own /dev/kvm, as far as it goes. Even one that emulates ring 0 at a crawl has
- * the interface and runs real mode and ring 3; and the accelerator makes a whole VM of it. Without a
- * device that may be opened the test is skipped, with the reason.
+ * accel/kvm: the host's own /dev/kvm, as far as it goes. Even one that emulates ring 0 at a crawl
+ * has the interface and runs real mode and ring 3; and the accelerator makes a whole VM of it.
+ * Without a device that may be opened the test is skipped, with the reason.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -104,8 +104,10 @@ static void test_interface(void **state)
 static void test_real_mode(void **state)
 {
 	/* mov ecx, TURNS; xor eax, eax; 1: add eax, 3; dec ecx; jnz 1b; out PORT, eax */
-	static const uint8_t code[] = { 0x66, 0xb9, 0x40, 0x42, 0x0f, 0x00, 0x66, 0x31, 0xc0, 0x66, 0x83,
-					0xc0, 0x03, 0x66, 0x49, 0x75, 0xf8, 0x66, 0xe7, PORT };
+	static const uint8_t code[] = {
+		0x66, 0xb9, 0x40, 0x42, 0x0f, 0x00, 0x66, 0x31, 0xc0, 0x66,
+		0x83, 0xc0, 0x03, 0x66, 0x49, 0x75, 0xf8, 0x66, 0xe7, PORT
+	};
 	struct kvm_regs regs = { .rip = AT_CODE, .rflags = 2 };
 	struct kvm_sregs sregs;
 	struct guest g;
@@ -121,10 +123,22 @@ static void test_real_mode(void **state)
 
 static void set_ring3(struct guest *g)
 {
-	struct kvm_segment code = { .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .dpl = 3,
-				    .limit = 0xffffffff, .selector = 0x1b };
-	struct kvm_segment data = { .type = 3, .present = 1, .s = 1, .db = 1, .g = 1, .dpl = 3,
-				    .limit = 0xffffffff, .selector = 0x23 };
+	struct kvm_segment code = { .type = 11,
+				    .present = 1,
+				    .s = 1,
+				    .l = 1,
+				    .g = 1,
+				    .dpl = 3,
+				    .limit = 0xffffffff,
+				    .selector = 0x1b };
+	struct kvm_segment data = { .type = 3,
+				    .present = 1,
+				    .s = 1,
+				    .db = 1,
+				    .g = 1,
+				    .dpl = 3,
+				    .limit = 0xffffffff,
+				    .selector = 0x23 };
 	struct kvm_regs regs = { .rip = AT_CODE, .rsp = 0x8000, .rflags = 2 | 3 << 12 /* IOPL */ };
 	struct kvm_sregs s;
 
@@ -144,9 +158,10 @@ static void set_ring3(struct guest *g)
 
 static void test_ring3(void **state)
 {
-	/* mov ecx, TURNS; xor eax, eax; 1: push rax; pop rdx; lea eax, [rdx+3]; dec ecx; jnz 1b; out */
-	static const uint8_t code[] = { 0xb9, 0x40, 0x42, 0x0f, 0x00, 0x31, 0xc0, 0x50, 0x5a, 0x8d,
-					0x42, 0x03, 0xff, 0xc9, 0x75, 0xf7, 0xe7, PORT };
+	/* mov ecx, TURNS; xor eax, eax; 1: push rax; pop rdx; lea eax, [rdx+3]; dec ecx; jnz 1b;
+	 * out */
+	static const uint8_t code[] = { 0xb9, 0x40, 0x42, 0x0f, 0x00, 0x31, 0xc0, 0x50, 0x5a,
+					0x8d, 0x42, 0x03, 0xff, 0xc9, 0x75, 0xf7, 0xe7, PORT };
 	struct kvm_regs regs;
 	struct guest g;
 

@@ -258,6 +258,7 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	r = bt_cpuid_init(err);
 	if (!r) {
 		bt_cpu_offer(&vm->cpu);
+		bt_cpu_show(vm, &vm->cpu);
 		vm->tsc_khz = measure_tsc_khz();
 		r = bt_cache_new(vm,
 				 has_word(cfg->debug, "small-cache") ? CACHE_SMALL
@@ -292,7 +293,7 @@ static int bt_offer(struct accel_vm *avm, struct cpu_id *ret_id, struct err *err
 
 static int bt_show(struct accel_vm *avm, const struct cpu_id *id, struct err *err)
 {
-	((struct bt_vm *)avm)->cpu = *id;
+	bt_cpu_show((struct bt_vm *)avm, id);
 	return 0;
 }
 
@@ -373,7 +374,7 @@ static void bt_vcpu_kick(struct accel_vcpu *v)
 /* x87 and SSE even where the guest has no XSAVE: they are in use without it. */
 static uint64_t xcr0_carried(const struct bt_cpu *cpu)
 {
-	return cpu_id_xcr0(&cpu->vm->cpu) | 3;
+	return cpu->vm->xcr0_max | 3;
 }
 
 static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err *err)

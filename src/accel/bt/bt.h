@@ -353,7 +353,8 @@ struct bt_vm {
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
 	unsigned count;
-	struct cpu_id cpu; /* what the guest is shown */
+	struct cpu_id cpu;	       /* what the guest is shown; by bt_cpu_show() */
+	uint64_t xcr0_max, cr4_vector; /* XCR0, and bits of CR4, with all vector units of that on */
 	struct bt_cpu *cpus[64];
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
@@ -502,6 +503,9 @@ int bt_cpuid_init(struct err *err); /* once: what the host has */
 
 /** bt_cpu_offer() - the most that a guest can be shown; after bt_cpuid_init() */
 void bt_cpu_offer(struct cpu_id *ret_id);
+
+/** bt_cpu_show() - make it the guest's CPU; no vCPU runs */
+void bt_cpu_show(struct bt_vm *vm, const struct cpu_id *id);
 
 static inline unsigned bt_tlb_class(const struct bt_cpu *cpu, enum bt_kind kind)
 {

@@ -237,6 +237,9 @@ bool bt_host_has(unsigned feature)
 
 bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in)
 {
+	/* It cannot be enabled then, whatever the host has. */
+	if (in->unit == UNIT_AVX && !(vm->xcr0_max & 4))
+		return true;
 	return !(host.features >> in->feature & 1);
 }
 
@@ -252,6 +255,13 @@ void bt_cpu_offer(struct cpu_id *ret)
 	for (unsigned i = 0; i < CPU_WORDS; i++)
 		ret->word[i] = host.word[i];
 	ret->xstate_offset[2] = sys_guest_has(FEAT_AVX) ? 576 : 0;
+}
+
+void bt_cpu_show(struct bt_vm *vm, const struct cpu_id *id)
+{
+	vm->cpu = *id;
+	vm->xcr0_max = cpu_id_xcr0(id);
+	vm->cr4_vector = CR4_OSFXSR | (vm->xcr0_max > 1 ? CR4_OSXSAVE : 0);
 }
 
 /* ---- leaves ---- */
@@ -305,7 +315,7 @@ static void topology_leaf(const struct bt_cpu *cpu, uint32_t sub, uint32_t out[4
 
 static void xstate_leaf(const struct bt_cpu *cpu, uint32_t sub, uint32_t out[4])
 {
-	bool avx = cpu_id_xcr0(&cpu->vm->cpu) & 4;
+	bool avx = cpu->vm->xcr0_max & 4;
 
 	if (!(cpu->vm->cpu.word[CPU_1C] & BIT(26)))
 		return;

@@ -325,7 +325,7 @@ uint64_t sys_xsetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (!(cpu->st.cr4 & CR4_OSXSAVE))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
-	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~cpu_id_xcr0(&cpu->vm->cpu)) || !(val & 1) ||
+	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~cpu->vm->xcr0_max) || !(val & 1) ||
 	    (val & 6) == 4)
 		sys_gp(cpu, 0);
 	cpu->st.xcr0 = val;

@@ -179,8 +179,8 @@ void bt_update_key(struct bt_cpu *cpu)
 		key |= KEY_AC;
 	}
 	if ((st->cr0 & (CR0_EM | CR0_TS)) ||
-	    (st->cr4 & (CR4_OSFXSR | CR4_OSXSAVE)) != (CR4_OSFXSR | CR4_OSXSAVE) ||
-	    st->xcr0 != sys_xcr0_max() || sys_real_segments(cpu))
+	    (st->cr4 & cpu->vm->cr4_vector) != cpu->vm->cr4_vector ||
+	    st->xcr0 != cpu->vm->xcr0_max || sys_real_segments(cpu))
 		key |= KEY_FPU;
 	if (cpu->int_shadow || sys_debugging(cpu))
 		key |= KEY_ONE;
