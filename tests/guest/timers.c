@@ -225,6 +225,8 @@ static void rtc(void)
 	(void)cmos(0x0c);
 	check(got && (rtc_c & 0xc0) == 0xc0, "RTC: periodic interrupt", "%u, register C %#x",
 	      rtc_irqs, rtc_c);
+	/* One that came between cli and the write is taken here, not for an update. */
+	__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	outb(0x70, 0x0b);
 	outb(0x71, (b & ~0x70) | 0x10);
 	sti();

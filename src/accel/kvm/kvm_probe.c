@@ -28,7 +28,8 @@
  * Of the limit: until a thread of a busy host that has slept runs again, and what comes after. A
  * verdict comes much sooner anyway, where the device answers at all.
  */
-#define MARGIN_MS 15
+#define MARGIN_MS 25
+#define TELL_MS 15 /* of what is left of it: to tell what was found, and try what comes after */
 
 static const struct {
 	unsigned cap;
@@ -139,8 +140,8 @@ static void add_text(struct accel_probe *p, const char *fmt, double val)
 	snprintf(p->reason + len, sizeof(p->reason) - len, fmt, val);
 }
 
-/* @known: what was known when the time was over; more may come any moment */
-static int judge(const struct trial *t, uint32_t known, unsigned limit_ms, struct accel_probe *p,
+/* @known: what was known after @waited_ms; more may come any moment */
+static int judge(const struct trial *t, uint32_t known, unsigned waited_ms, struct accel_probe *p,
 		 struct err *err)
 {
 	if (known & TRIAL_PLAIN) {
@@ -161,7 +162,7 @@ static int judge(const struct trial *t, uint32_t known, unsigned limit_ms, struc
 	}
 	if (!(known & TRIAL_KERNEL)) {
 		snprintf(p->reason, sizeof(p->reason),
-			 "/dev/kvm is there but gave no answer within %u ms", limit_ms);
+			 "/dev/kvm is there but gave no answer within %u ms", waited_ms);
 		return verdict(p, "stuck", ETIMEDOUT, err);
 	}
 	if (t->rounds_per_ms < TRIAL_ROUNDS_MIN) {
@@ -175,7 +176,7 @@ static int judge(const struct trial *t, uint32_t known, unsigned limit_ms, struc
 	} else {
 		add_text(p,
 			 "privileged instructions are quick; the rest was not tried within %.0f ms",
-			 limit_ms);
+			 waited_ms);
 	}
 	p->exit_ns = known & TRIAL_EXIT ? t->exit_ns : 0;
 	if (p->exit_ns)
@@ -195,12 +196,12 @@ int kvm_probe(struct accel_probe *p, unsigned limit_ms, struct err *err)
 	if (t == MAP_FAILED)
 		return err_set(err, ENOMEM, "trial: out of memory");
 	t->brief = limit_ms < PROBE_FIGURES_MS;
-	t->until_ns = deadline_ns - MARGIN_MS * 1000000ull;
+	t->until_ns = deadline_ns - TELL_MS * 1000000ull;
 	ret = trial_start(try, t, &pid);
 	if (ret == 0) {
 		uint32_t known = trial_wait(t, deadline_ns);
 
-		ret = judge(t, known, limit_ms, p, err);
+		ret = judge(t, known, limit_ms - MARGIN_MS, p, err);
 		trial_end(pid);
 	} else {
 		snprintf(p->reason, sizeof(p->reason), "trial: %s", strerror(-ret));
