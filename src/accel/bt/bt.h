@@ -353,6 +353,7 @@ struct bt_vm {
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
 	unsigned count;
+	struct cpu_id cpu; /* what the guest is shown */
 	struct bt_cpu *cpus[64];
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
@@ -498,6 +499,9 @@ void bt_take_messages(struct bt_cpu *cpu); /* act on INIT, start-up and NMI mess
 void bt_update_key(struct bt_cpu *cpu);
 void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 int bt_cpuid_init(struct err *err); /* once: what the host has */
+
+/** bt_cpu_offer() - the most that a guest can be shown; after bt_cpuid_init() */
+void bt_cpu_offer(struct cpu_id *ret_id);
 
 static inline unsigned bt_tlb_class(const struct bt_cpu *cpu, enum bt_kind kind)
 {

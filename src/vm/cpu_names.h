@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Names of CPU features, as Linux and QEMU call them (Intel SDM volume 2, CPUID; AMD APM volume 3,
+ * appendix E). For cpu_model.c alone.
+ */
+#ifndef EYOT_VM_CPU_NAMES_H
+#define EYOT_VM_CPU_NAMES_H
+
+#include "vm/cpu_model.h"
+
+static const char *const names[CPU_WORDS][32] = {
+	[CPU_1C] = { [0] = "sse3",	 [1] = "pclmulqdq", [2] = "dtes64",  [3] = "monitor",
+		     [4] = "ds-cpl",	 [5] = "vmx",	    [6] = "smx",     [7] = "est",
+		     [8] = "tm2",	 [9] = "ssse3",	    [12] = "fma",    [13] = "cx16",
+		     [14] = "xtpr",	 [15] = "pdcm",	    [17] = "pcid",   [18] = "dca",
+		     [19] = "sse4.1",	 [20] = "sse4.2",   [21] = "x2apic", [22] = "movbe",
+		     [23] = "popcnt",	 [24] = "tsc-deadline", [25] = "aes", [26] = "xsave",
+		     [28] = "avx",	 [29] = "f16c",	    [30] = "rdrand", [31] = "hypervisor" },
+	[CPU_1D] = { [0] = "fpu",   [1] = "vme",     [2] = "de",      [3] = "pse",
+		     [4] = "tsc",   [5] = "msr",     [6] = "pae",     [7] = "mce",
+		     [8] = "cx8",   [9] = "apic",    [11] = "sep",    [12] = "mtrr",
+		     [13] = "pge",  [14] = "mca",    [15] = "cmov",   [16] = "pat",
+		     [17] = "pse36", [18] = "pn",    [19] = "clflush", [21] = "ds",
+		     [22] = "acpi", [23] = "mmx",    [24] = "fxsr",   [25] = "sse",
+		     [26] = "sse2", [27] = "ss",     [29] = "tm",     [31] = "pbe" },
+	[CPU_7B] = { [0] = "fsgsbase",	  [1] = "tsc-adjust", [2] = "sgx",	  [3] = "bmi1",
+		     [4] = "hle",	  [5] = "avx2",	      [6] = "fdp-excptn-only",
+		     [7] = "smep",	  [8] = "bmi2",	      [9] = "erms",	  [10] = "invpcid",
+		     [11] = "rtm",	  [13] = "zero-fcs-fds", [14] = "mpx",
+		     [16] = "avx512f",	  [17] = "avx512dq",  [18] = "rdseed",	  [19] = "adx",
+		     [20] = "smap",	  [21] = "avx512ifma", [23] = "clflushopt", [24] = "clwb",
+		     [25] = "intel-pt",	  [26] = "avx512pf",  [27] = "avx512er",  [28] = "avx512cd",
+		     [29] = "sha",	  [30] = "avx512bw",  [31] = "avx512vl" },
+	[CPU_7C] = { [0] = "prefetchwt1", [1] = "avx512vbmi", [2] = "umip", [3] = "pku",
+		     [5] = "waitpkg", [6] = "avx512vbmi2", [7] = "shstk", [8] = "gfni",
+		     [9] = "vaes", [10] = "vpclmulqdq", [11] = "avx512vnni", [12] = "avx512bitalg",
+		     [14] = "avx512-vpopcntdq", [16] = "la57", [22] = "rdpid", [24] = "bus-lock-detect",
+		     [25] = "cldemote", [27] = "movdiri", [28] = "movdir64b", [30] = "sgxlc",
+		     [31] = "pks" },
+	[CPU_7D] = { [2] = "avx512-4vnniw", [3] = "avx512-4fmaps", [4] = "fsrm", [5] = "uintr",
+		     [8] = "avx512-vp2intersect", [10] = "md-clear", [14] = "serialize",
+		     [16] = "tsx-ldtrk", [19] = "arch-lbr", [20] = "ibt", [22] = "amx-bf16",
+		     [23] = "avx512-fp16", [24] = "amx-tile", [25] = "amx-int8", [26] = "spec-ctrl",
+		     [27] = "stibp", [28] = "flush-l1d", [29] = "arch-capabilities",
+		     [30] = "core-capability", [31] = "ssbd" },
+	[CPU_71A] = { [3] = "rao-int", [4] = "avx-vnni", [5] = "avx512-bf16", [7] = "cmpccxadd",
+		      [10] = "fzrm", [11] = "fsrs", [12] = "fsrc", [21] = "amx-fp16",
+		      [23] = "avx-ifma", [26] = "lam" },
+	[CPU_71D] = { [4] = "avx-vnni-int8", [5] = "avx-ne-convert", [14] = "prefetchiti" },
+	[CPU_72D] = { [0] = "intel-psfd", [1] = "ipred-ctrl", [2] = "rrsba-ctrl", [3] = "ddpd-u",
+		      [4] = "bhi-ctrl", [5] = "mcdt-no" },
+	[CPU_D1A] = { [0] = "xsaveopt", [1] = "xsavec", [2] = "xgetbv1", [3] = "xsaves", [4] = "xfd" },
+	[CPU_81C] = { [0] = "lahf-lm", [2] = "svm", [3] = "extapic", [4] = "cr8legacy", [5] = "abm",
+		      [6] = "sse4a", [7] = "misalignsse", [8] = "3dnowprefetch", [9] = "osvw",
+		      [10] = "ibs", [11] = "xop", [12] = "skinit", [13] = "wdt", [15] = "lwp",
+		      [16] = "fma4", [17] = "tce", [21] = "tbm", [22] = "topoext",
+		      [23] = "perfctr-core", [24] = "perfctr-nb" },
+	/* AMD's repeat CPU_1D's where that has a bit: those have no names of their own. */
+	[CPU_81D] = { [11] = "syscall", [19] = "mp", [20] = "nx", [22] = "mmxext", [25] = "fxsr-opt",
+		      [26] = "pdpe1gb", [27] = "rdtscp", [29] = "lm", [30] = "3dnowext",
+		      [31] = "3dnow" },
+	[CPU_87D] = { [8] = "invtsc" },
+	[CPU_88B] = { [0] = "clzero", [1] = "irperf", [2] = "xsaveerptr", [4] = "rdpru",
+		      [8] = "mcommit", [9] = "wbnoinvd", [12] = "ibpb", [14] = "ibrs",
+		      [15] = "amd-stibp", [17] = "stibp-always-on", [18] = "ibrs-preferred", [24] = "amd-ssbd",
+		      [25] = "virt-ssbd", [26] = "amd-no-ssb", [28] = "amd-psfd", [29] = "btc-no",
+		      [30] = "ibpb-ret" },
+	[CPU_821A] = { [0] = "no-nested-data-bp", [2] = "lfence-always-serializing",
+		       [6] = "null-sel-clr-base", [8] = "auto-ibrs", [9] = "no-smm-ctl",
+		       [13] = "prefetchi" },
+	[CPU_KVM] = { [0] = "kvmclock-old", [1] = "kvm-nopiodelay", [3] = "kvmclock",
+		      [5] = "kvm-steal-time", [6] = "kvm-pv-eoi", [7] = "kvm-pv-unhalt",
+		      [9] = "kvm-pv-tlb-flush", [11] = "kvm-pv-ipi", [12] = "kvm-poll-control",
+		      [13] = "kvm-pv-sched-yield", [24] = "kvmclock-stable-bit" },
+};
+
+#endif
