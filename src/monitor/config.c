@@ -152,6 +152,11 @@ static int set_log(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_control(struct config *cfg, const char *text, struct err *err)
+{
+	return set_string(&cfg->control, "control", text, err);
+}
+
 static int set_accel_debug(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->accel_debug, "accel-debug", text, err);
@@ -173,6 +178,7 @@ static const struct setting settings[] = {
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
 	{ "console", set_console, 0 },
+	{ "control", set_control, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
@@ -461,6 +467,7 @@ void config_done(struct config *cfg)
 	free(cfg->initrd);
 	free(cfg->cmdline);
 	free(cfg->console_path);
+	free(cfg->control);
 	free(cfg->name);
 	free(cfg->accel_debug);
 	memset(cfg, 0, sizeof(*cfg));
@@ -470,6 +477,7 @@ const char *config_usage(void)
 {
 	return "usage: eyot-vmm [OPTION]... --kernel FILE\n"
 	       "       eyot-vmm --probe [--json]\n"
+	       "       eyot-vmm ctl SOCKET COMMAND [ARGUMENT]...; see eyot-vmm ctl --help\n"
 	       "Run one virtual machine, or tell what this host can do for such.\n"
 	       "\n"
 	       "  --kernel FILE       bzImage, ELF (64-bit Linux, PVH) or multiboot kernel\n"
@@ -490,6 +498,7 @@ const char *config_usage(void)
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
+	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
 	       "  --accel auto|bt|kvm what runs the CPUs (default: auto)\n"
 	       "  --accel-debug TEXT  options for people who debug the accelerator\n"
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"

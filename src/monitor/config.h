@@ -37,6 +37,7 @@ struct config {
 	unsigned net_count;
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
+	char *control;	    /* a path or "fd:N"; may be NULL */
 	bool debug_exit, no_reboot;
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */

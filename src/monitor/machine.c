@@ -4,70 +4,19 @@
  * the platform asks of the machine becomes a request (vm.h), which any vCPU
  * thread may make.
  */
-#include "monitor/machine.h"
-
 #include <stdio.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include "base/util.h"
-#include "disk/disk.h"
-#include "hw/clock.h"
-#include "hw/fw_cfg.h"
-#include "hw/kbc.h"
-#include "hw/pci.h"
-#include "hw/pit.h"
-#include "hw/platform.h"
-#include "hw/pm.h"
-#include "hw/pvpanic.h"
-#include "hw/rtc.h"
-#include "hw/testdev.h"
-#include "hw/uart.h"
-#include "net/net.h"
-#include "virtio/virtio.h"
+#include "monitor/machine_priv.h"
 #include "vm/acpi.h"
-#include "vm/boot.h"
 
-/* PCI slots; the host bridge has 0. */
-#define SLOT_RNG 1
-#define SLOT_CONSOLE 2
-#define SLOT_DISKS 3
-#define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
-
-#define PLATFORM_ROWS 6
-#define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
-
-struct machine {
-	const struct config *cfg;
-	struct machine_events events;
-	struct vm *vm;
-	struct console *con;
-	struct hw_clock clock;
-	struct platform_ops platform;
-	struct boot_file kernel, initrd;
-	struct uart_backend uart_backend;
-	struct console_port uart_port;
-	struct uart *uart;
-	struct pit *pit;
-	struct rtc *rtc;
-	struct kbc *kbc;
-	struct pm *pm;
-	struct pci_host *pci;
-	bool has_pvpanic, has_debug_exit;
-	struct fw_cfg *fw_cfg; /* these two: NULL without --debug-exit */
-	struct testdev *testdev;
-	struct virtio_dev *rng, *vcon; /* vcon: NULL when the guest is not told to use it */
-	struct virtio_console_backend vcon_backend;
-	struct console_port vcon_port;
-	bool input_to_vcon;
-	struct disk *disks[CONFIG_DISKS_MAX];
-	struct virtio_dev *blks[CONFIG_DISKS_MAX];
-	struct virtio_dev *nets[CONFIG_NETS_MAX];
-	struct vm_device table[TABLE_MAX];
-	unsigned table_count;
-};
+/* Intel SDM 3A, 10.11: physical destination, delivery mode NMI */
+#define MSI_ADDRESS 0xfee00000ull
+#define MSI_DEST_SHIFT 12
+#define MSI_DATA_NMI 0x400
 
 /* ---- what the platform asks for ---- */
 
@@ -81,12 +30,23 @@ static void on_power_off(void *opaque)
 	vm_request(((struct machine *)opaque)->vm, VM_POWEROFF, 0, "powered off by the guest");
 }
 
+static void tell_crash_kernel(void *opaque)
+{
+	struct machine *m = opaque;
+
+	if (m->events.crash_kernel)
+		m->events.crash_kernel(m->events.arg);
+}
+
 static void on_panic(void *opaque, unsigned events)
 {
+	struct machine *m = opaque;
+
 	/* A crash kernel that is about to run is the guest's own affair. */
 	if (events & PVPANIC_PANICKED)
-		vm_request(((struct machine *)opaque)->vm, VM_CRASH, 0,
-			   "the guest's kernel panicked (pvpanic)");
+		vm_request(m->vm, VM_CRASH, 0, "the guest's kernel panicked (pvpanic)");
+	else if (!atomic_exchange(&m->crash_told, true))
+		loop_call(m->vm->loop, tell_crash_kernel, m);
 }
 
 static void on_debug_exit(void *opaque, uint32_t value)
@@ -126,7 +86,17 @@ static void stopped(void *opaque, const struct vm_request *req)
 	m->events.stopped(m->events.arg, req);
 }
 
-static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped };
+static void was_reset(void *opaque)
+{
+	struct machine *m = opaque;
+
+	m->boots++;
+	atomic_store(&m->crash_told, false);
+	if (m->events.reset)
+		m->events.reset(m->events.arg);
+}
+
+static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped, .was_reset = was_reset };
 
 /* ---- console ---- */
 
@@ -463,15 +433,43 @@ int machine_start(struct machine *m, struct err *err)
 {
 	int ret = vm_start(m->vm, err);
 
+	if (ret < 0)
+		return ret;
 	/* Not before: power-on would lose what the port had taken. */
-	if (ret == 0)
-		console_attach(m->con, &m->uart_port);
-	return ret;
+	console_attach(m->con, &m->uart_port);
+	m->started_ns = clock_now_ns();
+	m->boots = 1;
+	return 0;
 }
 
 void machine_power_button(struct machine *m)
 {
 	pm_power_button(m->pm);
+}
+
+int machine_pause(struct machine *m, struct err *err)
+{
+	int ret;
+
+	if (m->paused)
+		return 0;
+	ret = vm_pause(m->vm, err);
+	m->paused = ret == 0;
+	return ret;
+}
+
+void machine_resume(struct machine *m)
+{
+	if (m->paused)
+		vm_resume(m->vm);
+	m->paused = false;
+}
+
+void machine_nmi(struct machine *m)
+{
+	/* One message each: every processor gets it, whatever mode its APIC is in. */
+	for (unsigned i = 0; i < m->vm->cpu_count; i++)
+		irq_msi(&m->vm->irq, MSI_ADDRESS | (uint64_t)i << MSI_DEST_SHIFT, MSI_DATA_NMI);
 }
 
 struct vm *machine_vm(struct machine *m)

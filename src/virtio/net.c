@@ -206,6 +206,16 @@ void virtio_net_set_link(struct virtio_dev *dev, bool up)
 		virtio_config_changed(dev);
 }
 
+void virtio_net_get_info(struct virtio_dev *dev, struct virtio_net_info *ret_info)
+{
+	struct net *net = net_of(dev);
+
+	pthread_mutex_lock(&net->lock);
+	memcpy(ret_info->mac, net->mac, ETH_ALEN);
+	pthread_mutex_unlock(&net->lock);
+	ret_info->link_up = atomic_load(&net->link_up);
+}
+
 /* ---- device ---- */
 
 static void net_notify(struct virtio_dev *dev, struct virtq *vq)

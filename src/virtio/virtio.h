@@ -155,6 +155,14 @@ int virtio_net_new(const struct virtio_env *env, unsigned slot, struct net_backe
 /** virtio_net_set_link() - plug the cable in or out; loop thread, no lock held */
 void virtio_net_set_link(struct virtio_dev *dev, bool up);
 
+struct virtio_net_info {
+	uint8_t mac[6]; /* as the driver sees it */
+	bool link_up;
+};
+
+/** virtio_net_get_info() - for people; loop thread, no lock held */
+void virtio_net_get_info(struct virtio_dev *dev, struct virtio_net_info *ret_info);
+
 /* The other end of a console; all on the loop thread, no lock held. As struct uart_backend. */
 struct virtio_console_backend {
 	/* Must not block. Return: how many bytes were taken; the rest comes again a little later */

@@ -16,6 +16,7 @@
 #include "vm/vm.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -76,6 +77,7 @@ static void *vcpu_thread(void *arg)
 		struct vcpu_exit ex = { .reason = VCPU_EXIT_KICKED };
 
 		vm->accel->vcpu_run(cpu->vcpu, &ex);
+		atomic_fetch_add_explicit(&cpu->returns, 1, memory_order_relaxed);
 		switch (ex.reason) {
 		case VCPU_EXIT_KICKED:
 			break;
@@ -223,6 +225,8 @@ static void handle_request(void *arg, uint32_t events)
 		int ret = power_on(vm, &err);
 
 		if (ret == 0) {
+			if (vm->ops->was_reset)
+				vm->ops->was_reset(vm->opaque);
 			/* A weightier request that came meanwhile has woken the loop again. */
 			pthread_mutex_lock(&vm->lock);
 			if (vm->request.kind == VM_RESET)

@@ -52,6 +52,8 @@ struct vm_ops {
 	int (*boot)(void *opaque, struct vcpu_state *state, struct err *err);
 	/* The machine has stopped for good because of @req; vCPUs are parked. Loop thread. */
 	void (*stopped)(void *opaque, const struct vm_request *req);
+	/* The machine was reset and is about to run. Loop thread; may be NULL. */
+	void (*was_reset)(void *opaque);
 };
 
 /* One row per device, in the order of reset, save and load. Members but the name may be NULL. */
@@ -82,7 +84,8 @@ struct vm_cpu {
 	struct accel_vcpu *vcpu;
 	pthread_t thread;
 	bool has_thread;
-	bool parked; /* under vm->lock */
+	bool parked;		  /* under vm->lock */
+	_Atomic uint64_t returns; /* times that vcpu_run() returned */
 };
 
 struct vm {

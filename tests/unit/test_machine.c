@@ -75,7 +75,7 @@ static void make(struct side *s, const struct accel_ops *accel, const char *path
 {
 	static const char *const console[] = { "/tmp/eyot-machine-XXXXXX",
 					       "/tmp/eyot-disk-XXXXXX" };
-	struct machine_events events = { on_stopped, s };
+	struct machine_events events = { .stopped = on_stopped, .arg = s };
 	struct err err;
 	int fd;
 
