@@ -31,7 +31,10 @@
 #define PORT_PM1A_EVT (PORT_PM_BASE + 0) /* 4 ports: status, enable */
 #define PORT_PM1A_CNT (PORT_PM_BASE + 4) /* 2 ports */
 #define PORT_PM_TMR (PORT_PM_BASE + 8)	 /* 4 ports, 32-bit counter: FADT TMR_VAL_EXT is set */
+#define PORT_GPE0 (PORT_PM_BASE + 12)	 /* 2 ports: status, enable */
 #define PORT_PM_SIZE 0x10
+#define PORT_HOTPLUG 0x620 /* 12 ports; see hotplug.c */
+#define PORT_HOTPLUG_SIZE 12
 
 /* Where test kernels look for them; only with --debug-exit */
 #define PORT_FW_CFG 0x510	       /* 2 ports */
@@ -57,6 +60,9 @@
 /* I/O ports that PCI BARs are given */
 #define PCI_IO_BASE 0xc000
 #define PCI_IO_SIZE 0x4000
+
+/* General purpose event: the hot plug registers have something; \_GPE._E01 */
+#define GPE_HOTPLUG 1
 
 /* What pvpanic reports */
 #define PVPANIC_PANICKED 1u

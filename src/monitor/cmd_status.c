@@ -18,31 +18,31 @@ static json_t *number(uint64_t n)
 
 static void describe_disk(const struct machine *m, unsigned i, json_t *list)
 {
-	const struct config_disk *d = &m->cfg->disks[i];
+	const struct config_disk *d = m->disk_cfg[i];
 	const struct disk *disk = m->disks[i];
-	char id[16];
+	char id[MACHINE_ID_SIZE];
 
-	snprintf(id, sizeof(id), "disk%u", i);
-	json_array_append_new(
-	    list, json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:b, s:b}", "id", id, "kind", "disk",
-			    "slot", (int)m->blks[i]->pci.slot, "file", d->path, "format",
-			    disk_format(disk) == DISK_FORMAT_QCOW2 ? "qcow2" : "raw", "size_bytes",
-			    (json_int_t)disk_size(disk), "readonly", disk_readonly(disk),
-			    "snapshot", d->o.snapshot));
+	json_array_append_new(list,
+			      json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:b, s:b}", "id",
+					machine_disk_id(m, i, id), "kind", "disk", "slot",
+					(int)m->blks[i]->pci.slot, "file", d->path, "format",
+					disk_format(disk) == DISK_FORMAT_QCOW2 ? "qcow2" : "raw",
+					"size_bytes", (json_int_t)disk_size(disk), "readonly",
+					disk_readonly(disk), "snapshot", d->o.snapshot));
 }
 
 static void describe_net(const struct machine *m, unsigned i, json_t *list)
 {
 	struct virtio_net_info info;
-	char id[16], mac[18];
+	char id[MACHINE_ID_SIZE], mac[18];
 
 	virtio_net_get_info(m->nets[i], &info);
-	snprintf(id, sizeof(id), "net%u", i);
 	snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", info.mac[0], info.mac[1],
 		 info.mac[2], info.mac[3], info.mac[4], info.mac[5]);
-	json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:s, s:s, s:s}", "id", id, "kind",
-					      "net", "slot", (int)m->nets[i]->pci.slot, "backend",
-					      net_kind_name(m->cfg->nets[i].net.kind), "mac", mac,
+	json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:s, s:s, s:s}", "id",
+					      machine_net_id(m, i, id), "kind", "net", "slot",
+					      (int)m->nets[i]->pci.slot, "backend",
+					      net_kind_name(m->net_cfg[i]->net.kind), "mac", mac,
 					      "link", info.link_up ? "up" : "down"));
 }
 
@@ -145,11 +145,61 @@ static json_t *memory(const struct commander *cmd)
 	return o;
 }
 
+static json_t *disk_figures(const struct machine *m)
+{
+	static const char *const names[DISK_OPS] = { "read", "write", "flush", "discard",
+						     "write_zeroes" };
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++) {
+		char id[MACHINE_ID_SIZE];
+		struct disk_stats s;
+		json_t *o;
+
+		if (!m->blks[i])
+			continue;
+		disk_get_stats(m->disks[i], &s);
+		o = json_pack("{s:s, s:I}", "id", machine_disk_id(m, i, id), "errors",
+			      (json_int_t)s.errors);
+		for (unsigned op = 0; op < DISK_OPS; op++)
+			json_object_set_new(o, names[op],
+					    json_pack("{s:I, s:I, s:I}", "requests",
+						      (json_int_t)s.count[op], "bytes",
+						      (json_int_t)s.bytes[op], "time_ns",
+						      (json_int_t)s.time_ns[op]));
+		json_array_append_new(list, o);
+	}
+	return list;
+}
+
+static json_t *net_figures(const struct machine *m)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++) {
+		struct virtio_net_info n;
+		char id[MACHINE_ID_SIZE];
+
+		if (!m->nets[i])
+			continue;
+		virtio_net_get_info(m->nets[i], &n);
+		json_array_append_new(
+		    list, json_pack("{s:s, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}}", "id",
+				    machine_net_id(m, i, id), "received", "packets",
+				    (json_int_t)n.rx_packets, "bytes", (json_int_t)n.rx_bytes,
+				    "dropped", (json_int_t)n.rx_dropped, "sent", "packets",
+				    (json_int_t)n.tx_packets, "bytes", (json_int_t)n.tx_bytes,
+				    "dropped", (json_int_t)n.tx_dropped));
+	}
+	return list;
+}
+
 void command_statistics(struct control_call *call, void *opaque)
 {
 	struct commander *cmd = opaque;
 	struct machine *m = cmd->c.machine;
 
-	control_reply(call, json_pack("{s:o, s:o, s:o}", "vcpus", vcpus(m->vm), "accelerator",
-				      accelerator(m->vm), "memory", memory(cmd)));
+	control_reply(call, json_pack("{s:o, s:o, s:o, s:o, s:o}", "vcpus", vcpus(m->vm),
+				      "accelerator", accelerator(m->vm), "disks", disk_figures(m),
+				      "nets", net_figures(m), "memory", memory(cmd)));
 }

@@ -10,9 +10,6 @@
 #include "monitor/command_priv.h"
 #include "version.h"
 
-/* A device's id: as many bytes as its configuration may give it */
-#define ID_MAX 63
-
 /* ---- the machine's life ---- */
 
 const char *command_state(const struct commander *cmd)
@@ -102,6 +99,51 @@ static const struct control_arg events_args[] = {
 	{ NULL },
 };
 
+#define ID(what)                                                                                   \
+	{                                                                                          \
+		"id", CONTROL_TEXT, true, 1, CONFIG_ID_MAX, NULL, what                             \
+	}
+#define RATE_MAX (1ll << 40)
+
+static const struct control_arg disk_add_args[] = {
+	{ "disk", CONTROL_CONFIG, true, 0, 0, NULL, "as after --disk: FILE[,KEY=VALUE]..." },
+	{ NULL },
+};
+static const struct control_arg net_add_args[] = {
+	{ "net", CONTROL_CONFIG, true, 0, 0, NULL, "as after --net: KIND[,KEY=VALUE]..." },
+	{ NULL },
+};
+static const struct control_arg remove_args[] = {
+	ID("the disk's or card's"),
+	{ "timeout_ms", CONTROL_NUMBER, false, 1, 3600000, NULL,
+	  "how long the guest may take, 30000 when not given" },
+	{ "force", CONTROL_FLAG, false, 0, 0, NULL, "take it away without asking the guest" },
+	{ NULL },
+};
+static const struct control_arg resize_args[] = {
+	ID("the disk's"),
+	{ "size", CONTROL_SIZE, true, 512, INT64_MAX, NULL, "not less than it has" },
+	{ NULL },
+};
+static const struct control_arg disk_limits_args[] = {
+	ID("the disk's"),
+	{ "iops", CONTROL_NUMBER, false, 0, RATE_MAX, NULL, "requests a second; 0: no limit" },
+	{ "bps", CONTROL_SIZE, false, 0, RATE_MAX, NULL, "bytes a second; 0: no limit" },
+	{ "burst", CONTROL_NUMBER, false, 1, 3600, NULL, "seconds' worth that may come at once" },
+	{ NULL },
+};
+static const struct control_arg net_limits_args[] = {
+	ID("the card's"),
+	{ "rate", CONTROL_SIZE, true, 0, RATE_MAX, NULL, "bytes a second, each way; 0: no limit" },
+	{ NULL },
+};
+static const struct control_arg link_args[] = {
+	ID("the card's"),
+	{ "link", CONTROL_WORD, true, 0, 0, "up|down", "the cable is in, or out" },
+	{ NULL },
+};
+#undef ID
+
 const struct control_command command_table[] = {
 	{ "status", "what the machine is and does", NULL, 0, command_status },
 	{ "statistics", "figures of vCPUs, devices and the monitor", NULL, 0, command_statistics },
@@ -112,6 +154,15 @@ const struct control_command command_table[] = {
 	  run_power_button },
 	{ "nmi", "send a non-maskable interrupt to all processors", NULL, 0, run_nmi },
 	{ "quit", "end the machine at once", NULL, 0, run_quit },
+	{ "disk-add", "add a disk", disk_add_args, 0, command_disk_add },
+	{ "net-add", "add a network card", net_add_args, 0, command_net_add },
+	{ "device-remove", "have the guest release a disk or card, and take it away", remove_args,
+	  0, command_device_remove },
+	{ "disk-resize", "make a disk larger", resize_args, 0, command_disk_resize },
+	{ "disk-limits", "set a disk's limits, all of them", disk_limits_args, 0,
+	  command_disk_limits },
+	{ "net-limits", "set a card's rate", net_limits_args, 0, command_net_limits },
+	{ "net-link", "plug a card's cable in or out", link_args, 0, command_net_link },
 	{ "events", "tell what happens from now on", events_args, 0, run_events },
 	{ "commands", "list the commands with their arguments", NULL, 0, run_commands },
 	{ NULL },
@@ -153,6 +204,7 @@ void commander_free(struct commander *cmd)
 {
 	if (!cmd)
 		return;
+	command_removals_done(cmd);
 	control_server_free(cmd->server);
 	if (cmd->statm_fd >= 0)
 		close(cmd->statm_fd);

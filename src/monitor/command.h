@@ -32,6 +32,9 @@ void commander_free(struct commander *cmd); /* before the machine; NULL is fine 
  */
 void commander_event(struct commander *cmd, const char *name, json_t *data);
 
+/** commander_removed() - a disk or card has gone */
+void commander_removed(struct commander *cmd, unsigned slot, const char *id);
+
 /** commander_stopped() - tell them that the machine has ended; @status: what eyot-vmm exits with */
 void commander_stopped(struct commander *cmd, const struct vm_request *req, int status);
 

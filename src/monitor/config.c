@@ -24,7 +24,6 @@
 #define CONFIG_FILE_MAX MIB(1)
 #define MEMORY_MIN MIB(2)
 #define MEMORY_MAX GIB(64)
-#define NAME_MAX_LEN 63
 
 static int set_string(char **where, const char *what, const char *text, struct err *err)
 {
@@ -131,17 +130,26 @@ static int set_console(struct config *cfg, const char *text, struct err *err)
 	return path ? set_string(&cfg->console_path, "console", path, err) : 0;
 }
 
+int config_id_check(const char *text)
+{
+	size_t len = strlen(text);
+
+	for (const char *p = text; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			return -EINVAL;
+	return len && len <= CONFIG_ID_MAX ? 0 : -EINVAL;
+}
+
 static int set_name(struct config *cfg, const char *text, struct err *err)
 {
 	size_t len = strlen(text);
 
-	if (len == 0 || len > NAME_MAX_LEN)
+	if (len == 0 || len > CONFIG_ID_MAX)
 		return err_set(err, EINVAL, "name '%.80s': not from 1 to %u characters", text,
-			       NAME_MAX_LEN);
-	for (const char *p = text; *p; p++)
-		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
-			return err_set(err, EINVAL,
-				       "name '%s': only letters, digits, '.', '_' and '-'", text);
+			       CONFIG_ID_MAX);
+	if (config_id_check(text) < 0)
+		return err_set(err, EINVAL, "name '%s': only letters, digits, '.', '_' and '-'",
+			       text);
 	return set_string(&cfg->name, "name", text, err);
 }
 
@@ -490,9 +498,10 @@ const char *config_usage(void)
 	       "repeatable;\n"
 	       "                      format=auto|raw|qcow2, cache=writeback|none|unsafe, "
 	       "discard=on|off,\n"
-	       "                      queues=N, serial=TEXT, iops=N, bps=SIZE, burst=SECONDS\n"
+	       "                      id=NAME, queues=N, serial=TEXT, iops=N, bps=SIZE, "
+	       "burst=SECONDS\n"
 	       "  --net user|tap|switch[,KEY=VALUE]...\n"
-	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
+	       "                      add a network card; repeatable; keys of all: id, mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"

@@ -14,6 +14,7 @@
 
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX 8
+#define CONFIG_ID_MAX 63 /* characters of a name */
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
 
@@ -21,6 +22,7 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
+	char *id;	       /* NULL: made from its number */
 	char *serial;	       /* NULL: made from its number */
 	unsigned queues;       /* 0: one a CPU */
 	struct disk_options o; /* all but the engine and a snapshot's name */
@@ -48,6 +50,9 @@ struct config {
 /** config_init() - the defaults; 0 or -ENOMEM */
 int config_init(struct config *cfg, struct err *err);
 void config_done(struct config *cfg);
+
+/** config_id_check() - what a device may be called: letters, digits, '.', '_', '-'; -EINVAL */
+int config_id_check(const char *text);
 
 /**
  * config_parse_args() - read the command line, and the file of --config before it

@@ -12,6 +12,7 @@
 #include "monitor/machine_priv.h"
 #include "vm/acpi.h"
 
+#define ERROR_GAP_NS 1000000000ull
 #define FLUSH_WAIT_NS 2000000000ull
 /* Intel SDM 3A, 10.11: physical destination, delivery mode NMI */
 #define MSI_ADDRESS 0xfee00000ull
@@ -60,7 +61,8 @@ static void on_debug_exit(void *opaque, uint32_t value)
 static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 {
 	struct machine *m = opaque;
-	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count };
+	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count,
+				    .hotplug_slots = machine_hotplug_slots() };
 	struct boot_config cfg = { .kernel = &m->kernel,
 				   .initrd = m->initrd.fd >= 0 ? &m->initrd : NULL,
 				   .cmdline = m->cfg->cmdline };
@@ -91,6 +93,7 @@ static void was_reset(void *opaque)
 	struct machine *m = opaque;
 
 	m->boots++;
+	machine_finish_removals(m);
 	atomic_store(&m->crash_told, false);
 	if (m->events.reset)
 		m->events.reset(m->events.arg);
@@ -162,6 +165,7 @@ DEVICE_GLUE(rtc)
 DEVICE_GLUE(kbc)
 DEVICE_GLUE(pm)
 DEVICE_GLUE(pci_host)
+DEVICE_GLUE(hotplug)
 DEVICE_GLUE(fw_cfg)
 DEVICE_GLUE(testdev)
 #undef DEVICE_GLUE
@@ -202,7 +206,7 @@ static void add_virtio_row(struct machine *m, const char *name, struct virtio_de
 		.load = type##_row_load,                                                           \
 	}
 
-static void fill_table(struct machine *m)
+void machine_fill_table(struct machine *m)
 {
 	const struct vm_device rows[] = {
 		ROW("pci", pci_host, m->pci),
@@ -211,6 +215,7 @@ static void fill_table(struct machine *m)
 		ROW("clock", rtc, m->rtc),
 		ROW("keyboard controller", kbc, m->kbc),
 		ROW("power management", pm, m->pm),
+		ROW("hot plug", hotplug, m->hotplug),
 	};
 
 	memcpy(m->table, rows, sizeof(rows));
@@ -227,10 +232,12 @@ static void fill_table(struct machine *m)
 	add_virtio_row(m, "entropy", m->rng);
 	if (m->vcon)
 		add_virtio_row(m, "console", m->vcon);
-	for (unsigned i = 0; i < m->cfg->disk_count; i++)
-		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
-	for (unsigned i = 0; i < m->cfg->net_count; i++)
-		add_virtio_row(m, "network", m->nets[i]);
+	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++)
+		if (m->blks[i])
+			add_virtio_row(m, m->disk_cfg[i]->path, m->blks[i]);
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+		if (m->nets[i])
+			add_virtio_row(m, "network", m->nets[i]);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -252,6 +259,8 @@ static int add_platform(struct machine *m, struct err *err)
 		ret = kbc_new(&vm->pio, &m->platform, &m->kbc, err);
 	if (ret == 0)
 		ret = pm_new(&vm->pio, &vm->irq, &m->clock, &m->platform, &m->pm, err);
+	if (ret == 0)
+		ret = machine_add_hotplug(m, err);
 	if (ret == 0) {
 		ret = pvpanic_add(&vm->pio, &m->platform, err);
 		m->has_pvpanic = ret == 0;
@@ -274,18 +283,49 @@ static bool wants_virtio_console(const struct config *cfg)
 	return strstr(cfg->cmdline, "hvc0") != NULL;
 }
 
-static int add_disk(struct machine *m, const struct virtio_env *env, unsigned index,
-		    struct err *err)
+static struct virtio_env virtio_env(struct machine *m)
 {
-	const struct config_disk *d = &m->cfg->disks[index];
+	return (struct virtio_env) { .mem = &m->vm->mem,
+				     .pci = m->pci,
+				     .loop = m->vm->loop,
+				     .doorbells = m->vm->mmio.doorbell != NULL };
+}
+
+/* A dying disk fails thousands of requests a second. */
+static void disk_failed(void *arg, enum disk_op op, int ret)
+{
+	struct machine_disk_watch *w = arg;
+	uint64_t now = clock_now_ns();
+	char id[MACHINE_ID_SIZE];
+
+	if (w->told_ns && now - w->told_ns < ERROR_GAP_NS) {
+		w->missed++;
+		return;
+	}
+	w->told_ns = now;
+	if (w->m->events.disk_error)
+		w->m->events.disk_error(w->m->events.arg, machine_disk_id(w->m, w->index, id), op,
+					ret, w->missed);
+	w->missed = 0;
+}
+
+int machine_make_disk(struct machine *m, unsigned index, struct err *err)
+{
+	const struct virtio_env env = virtio_env(m);
+	const struct config_disk *d = m->disk_cfg[index];
 	char serial[20];
 	int ret;
 
-	ret = disk_open(env->loop, d->path, &d->o, &m->disks[index], err);
+	ret = machine_check_id(m, SLOT_DISKS + index, err);
 	if (ret < 0)
 		return ret;
+	ret = disk_open(env.loop, d->path, &d->o, &m->disks[index], err);
+	if (ret < 0)
+		return ret;
+	m->watches[index] = (struct machine_disk_watch) { .m = m, .index = index };
+	disk_on_error(m->disks[index], disk_failed, &m->watches[index]);
 	snprintf(serial, sizeof(serial), "disk%u", index);
-	return virtio_blk_new(env, SLOT_DISKS + index, m->disks[index],
+	return virtio_blk_new(&env, SLOT_DISKS + index, m->disks[index],
 			      d->serial ? d->serial : serial,
 			      d->queues ? d->queues : m->vm->cpu_count, &m->blks[index], err);
 }
@@ -308,21 +348,25 @@ static void default_mac(const char *name, unsigned index, uint8_t *mac)
 	put_le32(mac + 2, (uint32_t)hash);
 }
 
-static int add_net(struct machine *m, const struct virtio_env *env, unsigned index, struct err *err)
+int machine_make_net(struct machine *m, unsigned index, struct err *err)
 {
-	const struct config_net *n = &m->cfg->nets[index];
+	const struct virtio_env env = virtio_env(m);
+	const struct config_net *n = m->net_cfg[index];
 	struct virtio_net_options opt = { .queue_pairs = n->net.queues,
 					  .rate = n->rate,
 					  .pcap = n->pcap };
 	struct net_backend *be;
-	int ret = net_open(env->loop, &n->net, &be, err);
+	int ret = machine_check_id(m, SLOT_NETS + index, err);
 
+	if (ret < 0)
+		return ret;
+	ret = net_open(env.loop, &n->net, &be, err);
 	if (ret < 0)
 		return err_prefix(err, ret, "net '%s'", net_kind_name(n->net.kind));
 	memcpy(opt.mac, n->mac, sizeof(opt.mac));
 	if (!n->has_mac)
 		default_mac(m->cfg->name, index, opt.mac);
-	ret = virtio_net_new(env, SLOT_NETS + index, be, &opt, &m->nets[index], err);
+	ret = virtio_net_new(&env, SLOT_NETS + index, be, &opt, &m->nets[index], err);
 	if (ret < 0)
 		net_free(be);
 	return ret;
@@ -330,18 +374,19 @@ static int add_net(struct machine *m, const struct virtio_env *env, unsigned ind
 
 static int add_virtio(struct machine *m, struct err *err)
 {
-	struct virtio_env env = { .mem = &m->vm->mem,
-				  .pci = m->pci,
-				  .loop = m->vm->loop,
-				  .doorbells = m->vm->mmio.doorbell != NULL };
+	struct virtio_env env = virtio_env(m);
 	int ret = virtio_rng_new(&env, SLOT_RNG, &m->rng, err);
 
 	if (ret == 0 && wants_virtio_console(m->cfg))
 		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
-	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++)
-		ret = add_disk(m, &env, i, err);
-	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++)
-		ret = add_net(m, &env, i, err);
+	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++) {
+		m->disk_cfg[i] = &m->cfg->disks[i];
+		ret = machine_make_disk(m, i, err);
+	}
+	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++) {
+		m->net_cfg[i] = &m->cfg->nets[i];
+		ret = machine_make_net(m, i, err);
+	}
 	return ret;
 }
 
@@ -388,7 +433,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 		machine_free(m);
 		return ret;
 	}
-	fill_table(m);
+	machine_fill_table(m);
 	m->uart_port = (struct console_port) { uart_port_receive, m->uart };
 	m->vcon_port = (struct console_port) { vcon_port_receive, m->vcon };
 	*ret_machine = m;
@@ -410,13 +455,17 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++) {
 		virtio_dev_free(m->blks[i]);
 		disk_close(m->disks[i]);
+		machine_forget_config(m, SLOT_DISKS + i);
 	}
-	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++) {
 		virtio_dev_free(m->nets[i]);
+		machine_forget_config(m, SLOT_NETS + i);
+	}
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);
 	fw_cfg_free(m->fw_cfg);
+	hotplug_free(m->hotplug);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);

@@ -22,6 +22,10 @@ struct machine_events {
 	void (*reset)(void *arg);
 	/* The guest's kernel panicked and starts its crash kernel; may be NULL. */
 	void (*crash_kernel)(void *arg);
+	/* The host failed a disk's request, @missed more since this was told last; may be NULL. */
+	void (*disk_error)(void *arg, const char *id, enum disk_op op, int ret, unsigned missed);
+	/* A disk or card has gone; may be NULL. */
+	void (*removed)(void *arg, unsigned slot, const char *id);
 	void *arg;
 };
 

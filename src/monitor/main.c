@@ -92,6 +92,24 @@ static void on_crash_kernel(void *arg)
 	commander_event(p->cmd, "crash-kernel", NULL);
 }
 
+static void on_removed(void *arg, unsigned slot, const char *id)
+{
+	struct program *p = arg;
+
+	commander_removed(p->cmd, slot, id);
+}
+
+static void on_disk_error(void *arg, const char *id, enum disk_op op, int ret, unsigned missed)
+{
+	static const char *const names[DISK_OPS] = { "read", "write", "flush", "discard",
+						     "write-zeroes" };
+	struct program *p = arg;
+
+	commander_event(p->cmd, "disk-error",
+			json_pack("{s:s, s:s, s:s, s:i}", "id", id, "operation", names[op], "text",
+				  strerror(-ret), "more", (int)missed));
+}
+
 static void on_leave(void *arg)
 {
 	struct program *p = arg;
@@ -192,7 +210,12 @@ static int open_control(struct program *p, const char *accel, struct err *err)
 static int run(struct program *p, struct err *err, int *ret_status)
 {
 	struct machine_events events = {
-		.stopped = on_stopped, .reset = on_reset, .crash_kernel = on_crash_kernel, .arg = p
+		.stopped = on_stopped,
+		.reset = on_reset,
+		.crash_kernel = on_crash_kernel,
+		.disk_error = on_disk_error,
+		.removed = on_removed,
+		.arg = p,
 	};
 	const struct accel_ops *accel = NULL;
 	int ret;

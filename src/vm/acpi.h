@@ -13,7 +13,8 @@
 #define ACPI_AREA_SIZE 0x20000u
 
 struct acpi_config {
-	unsigned cpu_count; /* 1 to 64; APIC IDs 0 .. count-1 */
+	unsigned cpu_count;	/* 1 to 64; APIC IDs 0 .. count-1 */
+	uint32_t hotplug_slots; /* PCI slots that can change, a bit each */
 };
 
 /**

@@ -134,7 +134,7 @@ static int wait_parked(struct vm *vm)
 	return 0;
 }
 
-int vm_pause(struct vm *vm, struct err *err)
+int vm_park(struct vm *vm, struct err *err)
 {
 	int ret;
 
@@ -147,6 +147,15 @@ int vm_pause(struct vm *vm, struct err *err)
 	pthread_mutex_unlock(&vm->lock);
 	if (ret < 0)
 		return err_set(err, -ret, "pause: a vCPU did not stop within %d s", PARK_TIMEOUT_S);
+	return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *err)
+{
+	int ret = vm_park(vm, err);
+
+	if (ret < 0)
+		return ret;
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].quiesce)
 			vm->devices[i].quiesce(vm->devices[i].dev);

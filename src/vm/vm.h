@@ -150,6 +150,12 @@ int vm_pause(struct vm *vm, struct err *err);
 void vm_resume(struct vm *vm);
 
 /**
+ * vm_park() - as vm_pause(), but devices go on with what is in flight
+ * For changes of the machine that no vCPU may be in the middle of.
+ */
+int vm_park(struct vm *vm, struct err *err);
+
+/**
  * vm_save() - all state but RAM's content into @w; the machine is paused
  * Return: 0; -ENOMEM; -EINVAL when it is not paused.
  */

@@ -31,7 +31,7 @@ static uint8_t *at(uint64_t gpa)
 
 static uint8_t *build(unsigned cpus)
 {
-	struct acpi_config cfg = { .cpu_count = cpus };
+	struct acpi_config cfg = { .cpu_count = cpus, .hotplug_slots = 0x07fffff8 };
 	struct err err;
 	uint64_t rsdp;
 
