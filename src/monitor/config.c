@@ -17,6 +17,7 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "monitor/config_dev.h"
 #include "monitor/config_disk.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
@@ -172,6 +173,7 @@ static const struct setting settings[] = {
 	{ "cmdline", set_cmdline, 0 },
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
+	{ "vsock", config_vsock_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
@@ -258,6 +260,12 @@ static int json_nets(struct config *cfg, const char *what, json_t *list, struct 
 	return 0;
 }
 
+/* KEY=VALUE,..., in JSON also an object */
+static bool is_list(const struct setting *s)
+{
+	return s->set == config_vsock_parse;
+}
+
 static int json_setting(struct config *cfg, const char *what, const char *key, json_t *value,
 			struct err *err)
 {
@@ -277,6 +285,13 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	}
 	if (json_is_string(value)) {
 		ret = s->set(cfg, json_string_value(value), err);
+	} else if (json_is_object(value) && is_list(s)) {
+		_cleanup_free_ char *list = config_json_list(value);
+
+		if (!list)
+			return err_set(err, EINVAL, "config '%s': '%s' has values of wrong types",
+				       what, key);
+		ret = s->set(cfg, list, err);
 	} else if (json_is_integer(value) && (s->set == set_cpus || s->set == set_memory)) {
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
@@ -456,6 +471,7 @@ void config_done(struct config *cfg)
 {
 	config_disks_drop(cfg);
 	drop_nets(cfg);
+	config_vsock_done(&cfg->vsock);
 	free(cfg->accel);
 	free(cfg->kernel);
 	free(cfg->initrd);
@@ -487,6 +503,9 @@ const char *config_usage(void)
 	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
+	       "  --vsock cid=N,path=FILE\n"
+	       "                      sockets between guest and host: FILE is that of the host's\n"
+	       "                      clients, FILE_PORT of those who listen for the guest\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"

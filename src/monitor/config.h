@@ -26,6 +26,11 @@ struct config_disk {
 	struct disk_options o; /* all but the engine and a snapshot's name */
 };
 
+struct config_vsock {
+	uint32_t cid;
+	char *path; /* NULL: no such device */
+};
+
 struct config {
 	char *accel; /* "auto" or an accelerator's name */
 	unsigned cpus;
@@ -35,6 +40,7 @@ struct config {
 	unsigned disk_count;
 	struct config_net nets[CONFIG_NETS_MAX];
 	unsigned net_count;
+	struct config_vsock vsock;
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool debug_exit, no_reboot;

@@ -33,10 +33,11 @@
 #define SLOT_CONSOLE 2
 #define SLOT_DISKS 3
 #define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
+#define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
 
 #define PLATFORM_ROWS 6
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 3 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -65,6 +66,7 @@ struct machine {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	struct virtio_dev *nets[CONFIG_NETS_MAX];
+	struct virtio_dev *vsock; /* NULL: none */
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
 };
@@ -261,6 +263,8 @@ static void fill_table(struct machine *m)
 		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
 	for (unsigned i = 0; i < m->cfg->net_count; i++)
 		add_virtio_row(m, "network", m->nets[i]);
+	if (m->vsock)
+		add_virtio_row(m, "sockets", m->vsock);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -372,6 +376,9 @@ static int add_virtio(struct machine *m, struct err *err)
 		ret = add_disk(m, &env, i, err);
 	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++)
 		ret = add_net(m, &env, i, err);
+	if (ret == 0 && m->cfg->vsock.path)
+		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
+				       &m->vsock, err);
 	return ret;
 }
 
@@ -443,6 +450,7 @@ void machine_free(struct machine *m)
 	}
 	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
 		virtio_dev_free(m->nets[i]);
+	virtio_dev_free(m->vsock);
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);

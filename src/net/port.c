@@ -16,13 +16,13 @@
  */
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/un.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
 #include "net/stream.h"
+#include "net/unix.h"
 
 #define RING_SIZE KIB(512) /* a frame in its smallest segments fits */
 #define RETRY_NS 500000000ull

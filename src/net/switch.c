@@ -21,13 +21,12 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/stream.h"
+#include "net/unix.h"
 
 #define RING_SIZE MIB(1)
 #define BUCKETS 1024 /* a power of two */
@@ -53,7 +52,6 @@ struct net_switch {
 	int listen_fd;
 	struct loop_fd *listen_source;
 	struct sockaddr_un addr;
-	bool bound;
 	struct switch_port ports[SWITCH_PORTS_MAX];
 	struct mac_entry macs[SWITCH_PORTS_MAX * SWITCH_PORT_MACS];
 	uint16_t buckets[BUCKETS];
@@ -244,42 +242,15 @@ static void accept_port(void *arg, uint32_t events)
 	}
 }
 
-/* A socket that a program left behind when it died may be taken over. */
-static bool nobody_listens(const struct sockaddr_un *addr)
-{
-	struct stat st;
-	int fd;
-
-	/* A file of another kind refuses connections as well. */
-	if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = net_unix_connect(addr);
-	if (fd >= 0)
-		close(fd);
-	return fd == -ECONNREFUSED;
-}
-
 static int listen_at(struct net_switch *sw, const char *path, struct err *err)
 {
-	mode_t mask;
-	int ret;
+	int ret = net_unix_address(path, &sw->addr, err);
 
-	ret = net_unix_address(path, &sw->addr, err);
 	if (ret < 0)
 		return ret;
-	sw->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sw->listen_fd < 0)
-		return err_set(err, errno, "'%s': %s", path, strerror(errno));
-	mask = umask(0077);
-	ret = bind(sw->listen_fd, (struct sockaddr *)&sw->addr, sizeof(sw->addr));
-	if (ret < 0 && errno == EADDRINUSE && nobody_listens(&sw->addr) && unlink(path) == 0)
-		ret = bind(sw->listen_fd, (struct sockaddr *)&sw->addr, sizeof(sw->addr));
-	ret = ret < 0 ? -errno : 0;
-	umask(mask);
-	sw->bound = ret == 0;
-	if (ret == 0 && listen(sw->listen_fd, SWITCH_PORTS_MAX) < 0)
-		ret = -errno;
-	if (ret == 0)
+	sw->listen_fd = net_unix_listen(&sw->addr, SWITCH_PORTS_MAX);
+	ret = sw->listen_fd;
+	if (ret >= 0)
 		ret = loop_fd_add(sw->loop, sw->listen_fd, EPOLLIN, accept_port, sw,
 				  &sw->listen_source);
 	return ret < 0 ? err_set(err, -ret, "'%s': %s", path, strerror(-ret)) : 0;
@@ -329,10 +300,10 @@ void switch_free(struct net_switch *sw)
 		if (sw->ports[i].used)
 			end_port(&sw->ports[i]);
 	loop_fd_del(sw->listen_source);
-	if (sw->listen_fd >= 0)
+	if (sw->listen_fd >= 0) {
 		close(sw->listen_fd);
-	if (sw->bound)
 		unlink(sw->addr.sun_path);
+	}
 	free(sw);
 }
 

@@ -155,6 +155,15 @@ int virtio_net_new(const struct virtio_env *env, unsigned slot, struct net_backe
 /** virtio_net_set_link() - plug the cable in or out; loop thread, no lock held */
 void virtio_net_set_link(struct virtio_dev *dev, bool up);
 
+/**
+ * virtio_vsock_new() - sockets between the guest and this host's UNIX sockets (virtio 1.2, 5.10)
+ * @cid: the guest's, 3 to 0xfffffffe
+ * @path: of the socket that clients of the host connect to; made, and gone with the device. The
+ * guest's connections to port N of the host go to @path_N.
+ */
+int virtio_vsock_new(const struct virtio_env *env, unsigned slot, uint32_t cid, const char *path,
+		     struct virtio_dev **ret_dev, struct err *err);
+
 /* The other end of a console; all on the loop thread, no lock held. As struct uart_backend. */
 struct virtio_console_backend {
 	/* Must not block. Return: how many bytes were taken; the rest comes again a little later */

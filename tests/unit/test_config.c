@@ -68,6 +68,30 @@ static void test_sizes(void **state)
 	assert_int_equal(size_parse("99999999999T", &n), -ERANGE);
 }
 
+static void test_vsock(void **state)
+{
+	assert_int_equal(ARGS("--vsock", "cid=3,path=/a,,b"), 0);
+	assert_int_equal(cfg.vsock.cid, 3);
+	assert_string_equal(cfg.vsock.path, "/a,b");
+	assert_int_equal(JSON("{\"vsock\":{\"cid\":4294967294,\"path\":\"x,y\"}}"), 0);
+	assert_int_equal(cfg.vsock.cid, 4294967294u);
+	assert_string_equal(cfg.vsock.path, "x,y");
+	assert_int_equal(JSON("{\"vsock\":\"cid=5,path=z\"}"), 0);
+	assert_int_equal(cfg.vsock.cid, 5);
+	assert_int_equal(JSON("{\"vsock\":{\"cid\":[],\"path\":\"x\"}}"), -EINVAL);
+	assert_int_equal(JSON("{\"vsock\":{}}"), -EINVAL);
+	assert_int_equal(JSON("{\"vsock\":7}"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=2,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=4294967295,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,path="), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,cid=9,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,path=x,more=y"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid"), -EINVAL);
+	assert_int_equal(cfg.vsock.cid, 5); /* what was there stays */
+}
+
 static void test_options(void **state)
 {
 	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
@@ -348,7 +372,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
 		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
-		T(test_bad_nets), T(test_probe),
+		T(test_bad_nets), T(test_probe),    T(test_vsock),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

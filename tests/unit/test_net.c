@@ -15,12 +15,12 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
 #include "net/stream.h"
+#include "net/unix.h"
 #include "net/switch.h"
 
 #define ETH 14
