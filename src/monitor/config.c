@@ -174,6 +174,7 @@ static const struct setting settings[] = {
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
 	{ "vsock", config_vsock_parse, 0 },
+	{ "balloon", config_balloon_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
@@ -285,6 +286,8 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	}
 	if (json_is_string(value)) {
 		ret = s->set(cfg, json_string_value(value), err);
+	} else if (json_is_boolean(value) && s->set == config_balloon_parse) {
+		ret = s->set(cfg, json_is_true(value) ? "on" : "off", err);
 	} else if (json_is_object(value) && is_list(s)) {
 		_cleanup_free_ char *list = config_json_list(value);
 
@@ -292,7 +295,8 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 			return err_set(err, EINVAL, "config '%s': '%s' has values of wrong types",
 				       what, key);
 		ret = s->set(cfg, list, err);
-	} else if (json_is_integer(value) && (s->set == set_cpus || s->set == set_memory)) {
+	} else if (json_is_integer(value) &&
+		   (s->set == set_cpus || s->set == set_memory || s->set == config_balloon_parse)) {
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		ret = s->set(cfg, number, err);
@@ -448,6 +452,9 @@ int config_check(const struct config *cfg, struct err *err)
 	if (!cfg->kernel)
 		return err_set(err, EINVAL,
 			       "option '--kernel': is missing; it names the kernel to boot");
+	if (cfg->balloon_bytes > cfg->memory_bytes)
+		return err_set(err, EINVAL, "balloon '%lluK': more than the memory there is",
+			       (unsigned long long)(cfg->balloon_bytes >> 10));
 	return 0;
 }
 
@@ -506,6 +513,9 @@ const char *config_usage(void)
 	       "  --vsock cid=N,path=FILE\n"
 	       "                      sockets between guest and host: FILE is that of the host's\n"
 	       "                      clients, FILE_PORT of those who listen for the guest\n"
+	       "  --balloon on|off|SIZE\n"
+	       "                      give memory that the guest does not use back to the host;\n"
+	       "                      SIZE: what it shall have at first (default: off)\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"

@@ -41,6 +41,8 @@ struct config {
 	struct config_net nets[CONFIG_NETS_MAX];
 	unsigned net_count;
 	struct config_vsock vsock;
+	bool balloon;
+	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool debug_exit, no_reboot;

@@ -109,6 +109,22 @@ void config_vsock_done(struct config_vsock *v)
 	*v = (struct config_vsock) { 0 };
 }
 
+/* ---- balloon ---- */
+
+int config_balloon_parse(struct config *cfg, const char *text, struct err *err)
+{
+	uint64_t bytes = 0;
+
+	if (strcmp(text, "on") && strcmp(text, "off") &&
+	    (size_parse(text, &bytes) < 0 || !bytes || bytes % PAGE_SIZE))
+		return err_set(err, EINVAL,
+			       "balloon '%s': not one of on, off, a multiple of 4K such as 512M",
+			       text);
+	cfg->balloon = strcmp(text, "off");
+	cfg->balloon_bytes = bytes;
+	return 0;
+}
+
 /* ---- JSON ---- */
 
 static void put_text(FILE *f, const char *text, bool key)

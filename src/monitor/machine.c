@@ -34,10 +34,11 @@
 #define SLOT_DISKS 3
 #define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
 #define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
+#define SLOT_BALLOON (SLOT_VSOCK + 1)
 
 #define PLATFORM_ROWS 6
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 3 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -66,7 +67,7 @@ struct machine {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	struct virtio_dev *nets[CONFIG_NETS_MAX];
-	struct virtio_dev *vsock; /* NULL: none */
+	struct virtio_dev *vsock, *balloon; /* NULL: none */
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
 };
@@ -265,6 +266,8 @@ static void fill_table(struct machine *m)
 		add_virtio_row(m, "network", m->nets[i]);
 	if (m->vsock)
 		add_virtio_row(m, "sockets", m->vsock);
+	if (m->balloon)
+		add_virtio_row(m, "balloon", m->balloon);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -379,6 +382,11 @@ static int add_virtio(struct machine *m, struct err *err)
 	if (ret == 0 && m->cfg->vsock.path)
 		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
 				       &m->vsock, err);
+	if (ret == 0 && m->cfg->balloon)
+		ret = virtio_balloon_new(&env, SLOT_BALLOON,
+					 m->cfg->balloon_bytes ? m->cfg->balloon_bytes
+							       : m->cfg->memory_bytes,
+					 &m->balloon, err);
 	return ret;
 }
 
@@ -451,6 +459,7 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
 		virtio_dev_free(m->nets[i]);
 	virtio_dev_free(m->vsock);
+	virtio_dev_free(m->balloon);
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);

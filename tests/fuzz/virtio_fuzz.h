@@ -21,6 +21,7 @@ enum target_kind {
 	TARGET_BLK_READONLY,
 	TARGET_BLK_SNAPSHOT,
 	TARGET_VSOCK,
+	TARGET_BALLOON,
 	TARGET_KINDS,
 };
 
@@ -63,6 +64,9 @@ static inline void target_plug(struct target *t)
 	case TARGET_VSOCK:
 		snprintf(t->path, sizeof(t->path), "/tmp/eyot-fuzz-vsock-%d", getpid());
 		ret = virtio_vsock_new(&env, DRV_SLOT, FUZZ_CID, t->path, &t->dev, NULL);
+		break;
+	case TARGET_BALLOON:
+		ret = virtio_balloon_new(&env, DRV_SLOT, DRV_RAM / 2, &t->dev, NULL);
 		break;
 	default:
 		t->image = memfd_create("image", MFD_CLOEXEC);

@@ -92,6 +92,29 @@ static void test_vsock(void **state)
 	assert_int_equal(cfg.vsock.cid, 5); /* what was there stays */
 }
 
+static void test_balloon(void **state)
+{
+	cfg.kernel = strdup("k");
+	assert_false(cfg.balloon);
+	assert_int_equal(ARGS("--balloon", "on"), 0);
+	assert_true(cfg.balloon && !cfg.balloon_bytes);
+	assert_int_equal(ARGS("--balloon", "256M", "--memory", "512M"), 0);
+	assert_true(cfg.balloon && cfg.balloon_bytes == MIB(256));
+	assert_int_equal(config_check(&cfg, &err), 0);
+	assert_int_equal(ARGS("--memory", "128M"), 0);
+	assert_int_equal(config_check(&cfg, &err), -EINVAL);
+	assert_int_equal(JSON("{\"balloon\":false}"), 0);
+	assert_false(cfg.balloon);
+	assert_int_equal(JSON("{\"balloon\":true}"), 0);
+	assert_true(cfg.balloon && !cfg.balloon_bytes);
+	assert_int_equal(JSON("{\"balloon\":65536}"), 0);
+	assert_true(cfg.balloon_bytes == KIB(64));
+	assert_int_equal(JSON("{\"balloon\":[]}"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "0"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "1000"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "much"), -EINVAL);
+}
+
 static void test_options(void **state)
 {
 	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
@@ -372,7 +395,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
 		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
-		T(test_bad_nets), T(test_probe),    T(test_vsock),
+		T(test_bad_nets), T(test_probe),    T(test_vsock),	 T(test_balloon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
