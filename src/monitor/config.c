@@ -175,6 +175,7 @@ static const struct setting settings[] = {
 	{ "net", set_net, 0 },
 	{ "vsock", config_vsock_parse, 0 },
 	{ "balloon", config_balloon_parse, 0 },
+	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
@@ -516,6 +517,9 @@ const char *config_usage(void)
 	       "  --balloon on|off|SIZE\n"
 	       "                      give memory that the guest does not use back to the host;\n"
 	       "                      SIZE: what it shall have at first (default: off)\n"
+	       "  --genid auto|off|GUID\n"
+	       "                      generation ID: a new one after each load (default), none, "
+	       "this\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"

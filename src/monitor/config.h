@@ -40,6 +40,8 @@ struct config {
 	unsigned disk_count;
 	struct config_net nets[CONFIG_NETS_MAX];
 	unsigned net_count;
+	bool no_genid, has_genid; /* neither: random, another one after each load */
+	uint8_t genid[16];
 	struct config_vsock vsock;
 	bool balloon;
 	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */

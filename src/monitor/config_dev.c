@@ -7,6 +7,7 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "hw/genid.h"
 
 #define CID_MIN 3 /* 0: hypervisor, 1: the machine itself, 2: its host */
 #define CID_MAX 0xfffffffeu
@@ -107,6 +108,19 @@ void config_vsock_done(struct config_vsock *v)
 {
 	free(v->path);
 	*v = (struct config_vsock) { 0 };
+}
+
+/* ---- generation ID ---- */
+
+int config_genid_parse(struct config *cfg, const char *text, struct err *err)
+{
+	bool given = strcmp(text, "auto") && strcmp(text, "off");
+
+	if (given && genid_parse(text, cfg->genid) < 0)
+		return err_set(err, EINVAL, "genid '%s': not one of auto, off, a GUID", text);
+	cfg->has_genid = given;
+	cfg->no_genid = !strcmp(text, "off");
+	return 0;
 }
 
 /* ---- balloon ---- */

@@ -10,6 +10,9 @@
 /** config_vsock_parse() - cid=N,path=PATH */
 int config_vsock_parse(struct config *cfg, const char *text, struct err *err);
 
+/** config_genid_parse() - auto, off or a GUID */
+int config_genid_parse(struct config *cfg, const char *text, struct err *err);
+
 /** config_balloon_parse() - on, off or the size that the guest's memory shall have at first */
 int config_balloon_parse(struct config *cfg, const char *text, struct err *err);
 

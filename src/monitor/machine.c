@@ -14,6 +14,7 @@
 #include "disk/disk.h"
 #include "hw/clock.h"
 #include "hw/fw_cfg.h"
+#include "hw/genid.h"
 #include "hw/kbc.h"
 #include "hw/pci.h"
 #include "hw/pit.h"
@@ -36,7 +37,7 @@
 #define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
 #define SLOT_BALLOON (SLOT_VSOCK + 1)
 
-#define PLATFORM_ROWS 6
+#define PLATFORM_ROWS 7
 #define TEST_ROWS 2
 #define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
@@ -56,6 +57,7 @@ struct machine {
 	struct rtc *rtc;
 	struct kbc *kbc;
 	struct pm *pm;
+	struct genid *genid; /* NULL: none */
 	struct pci_host *pci;
 	bool has_pvpanic, has_debug_exit;
 	struct fw_cfg *fw_cfg; /* these two: NULL without --debug-exit */
@@ -103,7 +105,7 @@ static void on_debug_exit(void *opaque, uint32_t value)
 static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 {
 	struct machine *m = opaque;
-	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count };
+	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count, .has_genid = m->genid };
 	struct boot_config cfg = { .kernel = &m->kernel,
 				   .initrd = m->initrd.fd >= 0 ? &m->initrd : NULL,
 				   .cmdline = m->cfg->cmdline };
@@ -114,6 +116,8 @@ static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 	if (!area)
 		return err_set(err, EINVAL, "memory: too little for the ACPI tables");
 	ret = acpi_build(&acpi, area, &cfg.rsdp_gpa, err);
+	if (m->genid)
+		genid_store(m->genid);
 	if (ret == 0)
 		ret = boot_load(&cfg, &m->vm->mem, state, &info, err);
 	if (ret == 0)
@@ -199,6 +203,16 @@ DEVICE_GLUE(fw_cfg)
 DEVICE_GLUE(testdev)
 #undef DEVICE_GLUE
 
+static void genid_row_save(void *dev, struct snap_writer *w)
+{
+	genid_save(dev, w);
+}
+
+static int genid_row_load(void *dev, struct snap_reader *r, struct err *err)
+{
+	return genid_load(dev, r, err);
+}
+
 static void virtio_row_reset(void *dev)
 {
 	virtio_dev_reset(dev);
@@ -248,6 +262,11 @@ static void fill_table(struct machine *m)
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
+	if (m->genid) /* after the registers by which it tells */
+		m->table[m->table_count++] = (struct vm_device) { .name = "generation ID",
+								  .dev = m->genid,
+								  .save = genid_row_save,
+								  .load = genid_row_load };
 	if (m->cfg->debug_exit) {
 		const struct vm_device test_rows[TEST_ROWS] = {
 			ROW("firmware configuration", fw_cfg, m->fw_cfg),
@@ -289,6 +308,9 @@ static int add_platform(struct machine *m, struct err *err)
 		ret = kbc_new(&vm->pio, &m->platform, &m->kbc, err);
 	if (ret == 0)
 		ret = pm_new(&vm->pio, &vm->irq, &m->clock, &m->platform, &m->pm, err);
+	if (ret == 0 && !m->cfg->no_genid)
+		ret = genid_new(&vm->mem, ACPI_GENID_GPA, m->pm,
+				m->cfg->has_genid ? m->cfg->genid : NULL, &m->genid, err);
 	if (ret == 0) {
 		ret = pvpanic_add(&vm->pio, &m->platform, err);
 		m->has_pvpanic = ret == 0;
@@ -464,6 +486,7 @@ void machine_free(struct machine *m)
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);
 	fw_cfg_free(m->fw_cfg);
+	genid_free(m->genid);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);

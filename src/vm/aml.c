@@ -134,6 +134,24 @@ size_t aml_scope_begin(struct aml *a, const char *path)
 	return block;
 }
 
+size_t aml_method_begin(struct aml *a, const char *name)
+{
+	size_t block;
+
+	aml_u8(a, 0x14);
+	block = block_begin(a);
+	aml_name(a, name);
+	aml_u8(a, 0); /* not serialised */
+	return block;
+}
+
+void aml_notify(struct aml *a, const char *device, uint8_t value)
+{
+	aml_u8(a, 0x86);
+	aml_name(a, device);
+	aml_int(a, value);
+}
+
 size_t aml_device_begin(struct aml *a, const char *name)
 {
 	size_t block;

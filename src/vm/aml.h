@@ -32,9 +32,12 @@ void aml_string(struct aml *a, const char *text);
 void aml_eisaid(struct aml *a, const char *id);	  /* "PNP0A08" as a constant */
 void aml_define(struct aml *a, const char *name); /* Name (name, ...): the object follows */
 
+void aml_notify(struct aml *a, const char *device, uint8_t value); /* a statement */
+
 /* Blocks with a length: begin returns what end needs. */
 size_t aml_scope_begin(struct aml *a, const char *path);
 size_t aml_device_begin(struct aml *a, const char *name);
+size_t aml_method_begin(struct aml *a, const char *name); /* without arguments */
 size_t aml_package_begin(struct aml *a, uint8_t count);
 void aml_block_end(struct aml *a, size_t block);
 

@@ -92,6 +92,30 @@ static void test_vsock(void **state)
 	assert_int_equal(cfg.vsock.cid, 5); /* what was there stays */
 }
 
+static void test_genid(void **state)
+{
+	static const uint8_t id[16] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66,
+					0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
+	static const char *const bad[] = {
+		"00112233-4455-6677-8899-aabbccddeef",	"00112233-4455-6677-8899-aabbccddeeff0",
+		"0011223-34455-6677-8899-aabbccddeeff", "00112233--455-6677-8899-aabbccddeeff",
+		"00112233445566778899aabbccddeeff",	"{00112233-4455-6677-8899-aabbccddeeff",
+		"00112233-4455-6677-8899-aabbccddeefg", "none"
+	};
+
+	assert_int_equal(ARGS("--genid", "00112233-4455-6677-8899-AABBccddeeff"), 0);
+	assert_true(cfg.has_genid && !cfg.no_genid);
+	assert_memory_equal(cfg.genid, id, 16);
+	assert_int_equal(JSON("{\"genid\":\"off\"}"), 0);
+	assert_true(!cfg.has_genid && cfg.no_genid);
+	assert_int_equal(JSON("{\"genid\":\"{00112233-4455-6677-8899-aabbccddeeff}\"}"), 0);
+	assert_memory_equal(cfg.genid, id, 16);
+	assert_int_equal(ARGS("--genid", "auto"), 0);
+	assert_true(!cfg.has_genid && !cfg.no_genid);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(ARGS("--genid", (char *)bad[i]), -EINVAL);
+}
+
 static void test_balloon(void **state)
 {
 	cfg.kernel = strdup("k");
@@ -396,6 +420,7 @@ int main(void)
 		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
 		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
 		T(test_bad_nets), T(test_probe),    T(test_vsock),	 T(test_balloon),
+		T(test_genid),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
