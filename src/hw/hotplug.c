@@ -11,7 +11,7 @@
  *   4 wanted    release these, please; reading clears
  *   8 eject     written by _EJ0: these are released
  *
- * A change sets a bit and raises GPE_HOTPLUG, whose method reads both registers
+ * A change sets a bit and raises PM_GPE_HOTPLUG, whose method reads both registers
  * and notifies the slots' devices. A slot that the guest has ejected reads as
  * empty at once, so that a scan of the bus right after it finds nothing; its
  * device is freed later, on the loop thread.
@@ -71,7 +71,7 @@ static void raise_bit(struct hotplug *hp, uint32_t *reg, unsigned slot)
 	pthread_mutex_lock(&hp->lock);
 	*reg |= 1u << slot;
 	pthread_mutex_unlock(&hp->lock);
-	pm_raise_gpe(hp->cfg.pm, GPE_HOTPLUG);
+	pm_gpe_raise(hp->cfg.pm, PM_GPE_HOTPLUG);
 }
 
 void hotplug_changed(struct hotplug *hp, unsigned slot)

@@ -18,7 +18,7 @@ struct hotplug;
 struct hotplug_config {
 	struct bus *pio; /* claims PORT_HOTPLUG */
 	struct pci_host *pci;
-	struct pm *pm;	/* raises GPE_HOTPLUG */
+	struct pm *pm;	/* raises PM_GPE_HOTPLUG */
 	uint32_t slots; /* which can be changed, a bit each */
 	/* The guest has released @slots, which may be empty: they answer no more, their devices may
 	 * be freed soon. On a vCPU's thread, without locks. */

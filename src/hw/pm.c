@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI fixed hardware: PM1a event block, PM1a control, PM timer, and a block of
- * eight general purpose events (ACPI 6.4, 4.8.4.1).
+ * ACPI fixed hardware: PM1a event block, PM1a control, PM timer, GPE0 block (ACPI 6.4, 4.8.4.1).
  *
  * The platform is always in ACPI mode: SCI_EN reads 1 and SMI_CMD does not
  * exist. The SCI is level-triggered: asserted while an enabled status bit is
@@ -33,12 +32,12 @@
 #define REG_CNT 4
 #define REG_TMR 8
 #define REG_GPE_STS 12
-#define REG_GPE_EN 13
+#define REG_GPE_EN 14
 
 struct pm {
 	pthread_mutex_t lock;
 	uint16_t sts, en, cnt;
-	uint8_t gpe_sts, gpe_en;
+	uint16_t gpe_sts, gpe_en;
 	bool sci;
 	uint64_t start_ns;    /* when the counter stood at zero */
 	uint64_t seen_halves; /* changes of bit 31 that the status bit has shown */
@@ -104,9 +103,11 @@ static uint8_t read_byte(struct pm *pm, unsigned off, uint32_t timer)
 	case REG_TMR ... REG_TMR + 3:
 		return (uint8_t)(timer >> (8 * (off - REG_TMR)));
 	case REG_GPE_STS:
-		return pm->gpe_sts;
+	case REG_GPE_STS + 1:
+		return (uint8_t)(pm->gpe_sts >> (8 * (off - REG_GPE_STS)));
 	case REG_GPE_EN:
-		return pm->gpe_en;
+	case REG_GPE_EN + 1:
+		return (uint8_t)(pm->gpe_en >> (8 * (off - REG_GPE_EN)));
 	}
 	return 0;
 }
@@ -147,10 +148,12 @@ static bool write_byte(struct pm *pm, unsigned off, uint8_t val)
 		pm->cnt = (pm->cnt & keep) | (in & CNT_KEPT);
 		return in & CNT_SLP_EN && (pm->cnt >> 10 & 7) == PM_SLP_TYP_S5;
 	case REG_GPE_STS:
-		pm->gpe_sts &= (uint8_t)~val;
+	case REG_GPE_STS + 1:
+		pm->gpe_sts &= ~in;
 		return false;
 	case REG_GPE_EN:
-		pm->gpe_en = val;
+	case REG_GPE_EN + 1:
+		pm->gpe_en = (pm->gpe_en & keep) | in;
 		return false;
 	}
 	return false;
@@ -180,10 +183,10 @@ void pm_power_button(struct pm *pm)
 	pthread_mutex_unlock(&pm->lock);
 }
 
-void pm_raise_gpe(struct pm *pm, unsigned bit)
+void pm_gpe_raise(struct pm *pm, unsigned bit)
 {
 	pthread_mutex_lock(&pm->lock);
-	pm->gpe_sts |= (uint8_t)(1u << bit);
+	pm->gpe_sts |= (uint16_t)(1u << bit);
 	update(pm);
 	pthread_mutex_unlock(&pm->lock);
 }
@@ -237,7 +240,7 @@ void pm_free(struct pm *pm)
 }
 
 #define SNAP_NAME "pm"
-#define SNAP_VERSION 2 /* 1: without GPE registers */
+#define SNAP_VERSION 2 /* 1: without general purpose events */
 
 void pm_save(struct pm *pm, struct snap_writer *w)
 {
@@ -248,16 +251,15 @@ void pm_save(struct pm *pm, struct snap_writer *w)
 	snap_put_u16(w, pm->en);
 	snap_put_u16(w, pm->cnt);
 	snap_put_u64(w, pm->clock->now_ns(pm->clock->opaque) - pm->start_ns);
-	snap_put_u8(w, pm->gpe_sts);
-	snap_put_u8(w, pm->gpe_en);
+	snap_put_u16(w, pm->gpe_sts);
+	snap_put_u16(w, pm->gpe_en);
 	snap_close(w);
 	pthread_mutex_unlock(&pm->lock);
 }
 
 int pm_load(struct pm *pm, struct snap_reader *r, struct err *err)
 {
-	uint16_t sts, en, cnt;
-	uint8_t gpe_sts = 0, gpe_en = 0;
+	uint16_t sts, en, cnt, gpe_sts = 0, gpe_en = 0;
 	uint64_t elapsed;
 	uint32_t version;
 	int ret = snap_open(r, SNAP_NAME, SNAP_VERSION, &version, err);
@@ -268,9 +270,9 @@ int pm_load(struct pm *pm, struct snap_reader *r, struct err *err)
 	en = snap_get_u16(r);
 	cnt = snap_get_u16(r);
 	elapsed = snap_get_u64(r);
-	if (version > 1) {
-		gpe_sts = snap_get_u8(r);
-		gpe_en = snap_get_u8(r);
+	if (version >= 2) {
+		gpe_sts = snap_get_u16(r);
+		gpe_en = snap_get_u16(r);
 	}
 	ret = snap_end(r, err);
 	if (ret < 0)

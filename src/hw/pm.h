@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ACPI fixed hardware (ACPI 6.4, chapter 4): PM1a event and control registers,
- * PM timer, power button, 8 general purpose events; interrupt GSI_SCI. Ports are in platform.h.
+ * PM timer, power button, general purpose events; interrupt GSI_SCI. Ports are in platform.h.
  */
 #ifndef EYOT_HW_PM_H
 #define EYOT_HW_PM_H
@@ -25,8 +25,8 @@ void pm_free(struct pm *pm); /* loop thread */
 /** pm_power_button() - press the fixed power button; any thread */
 void pm_power_button(struct pm *pm);
 
-/** pm_raise_gpe() - set a general purpose event's status bit, 0..7; any thread */
-void pm_raise_gpe(struct pm *pm, unsigned bit);
+/** pm_gpe_raise() - general purpose event @bit (PM_GPE_*) happened; any thread */
+void pm_gpe_raise(struct pm *pm, unsigned bit);
 
 void pm_reset(struct pm *pm);
 void pm_save(struct pm *pm, struct snap_writer *w);

@@ -15,7 +15,8 @@
 
 /* ---- adding ---- */
 
-static void added(struct control_call *call, struct commander *cmd, const char *kind, const char *id)
+static void added(struct control_call *call, struct commander *cmd, const char *kind,
+		  const char *id)
 {
 	unsigned slot = machine_find(cmd->c.machine, id);
 
@@ -78,8 +79,8 @@ static unsigned find(struct control_call *call, struct commander *cmd, const cha
 	int ret = 0;
 
 	if (!slot)
-		ret = err_set(&err, ENOENT, "device '%s': there is no disk or card of that name",
-			      id);
+		ret =
+		    err_set(&err, ENOENT, "device '%s': there is no disk or card of that name", id);
 	else if (kind && !strcmp(kind, "disk") != (slot < SLOT_NETS))
 		ret = err_set(&err, EINVAL, "device '%s': is not a %s", id, kind);
 	if (ret == 0)
@@ -150,7 +151,8 @@ void commander_removed(struct commander *cmd, unsigned slot, const char *id)
 	if (!cmd)
 		return;
 	call = cmd->removals[slot].call;
-	commander_event(cmd, "device-removed", json_pack("{s:s, s:i}", "id", id, "slot", (int)slot));
+	commander_event(cmd, "device-removed",
+			json_pack("{s:s, s:i}", "id", id, "slot", (int)slot));
 	if (!call)
 		return;
 	removal_end(&cmd->removals[slot]);
@@ -179,8 +181,8 @@ void command_disk_resize(struct control_call *call, void *opaque)
 		return;
 	ret = vm_park(m->vm, &err);
 	if (ret == 0) {
-		ret = disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0),
-				&err);
+		ret =
+		    disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0), &err);
 		vm_resume(m->vm);
 	}
 	if (ret < 0) {

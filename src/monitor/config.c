@@ -17,6 +17,7 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "monitor/config_dev.h"
 #include "monitor/config_disk.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
@@ -185,6 +186,9 @@ static const struct setting settings[] = {
 	{ "cmdline", set_cmdline, 0 },
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
+	{ "vsock", config_vsock_parse, 0 },
+	{ "balloon", config_balloon_parse, 0 },
+	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "control", set_control, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
@@ -272,6 +276,12 @@ static int json_nets(struct config *cfg, const char *what, json_t *list, struct 
 	return 0;
 }
 
+/* KEY=VALUE,..., in JSON also an object */
+static bool is_list(const struct setting *s)
+{
+	return s->set == config_vsock_parse;
+}
+
 static int json_setting(struct config *cfg, const char *what, const char *key, json_t *value,
 			struct err *err)
 {
@@ -291,7 +301,17 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	}
 	if (json_is_string(value)) {
 		ret = s->set(cfg, json_string_value(value), err);
-	} else if (json_is_integer(value) && (s->set == set_cpus || s->set == set_memory)) {
+	} else if (json_is_boolean(value) && s->set == config_balloon_parse) {
+		ret = s->set(cfg, json_is_true(value) ? "on" : "off", err);
+	} else if (json_is_object(value) && is_list(s)) {
+		_cleanup_free_ char *list = config_json_list(value);
+
+		if (!list)
+			return err_set(err, EINVAL, "config '%s': '%s' has values of wrong types",
+				       what, key);
+		ret = s->set(cfg, list, err);
+	} else if (json_is_integer(value) &&
+		   (s->set == set_cpus || s->set == set_memory || s->set == config_balloon_parse)) {
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		ret = s->set(cfg, number, err);
@@ -447,6 +467,9 @@ int config_check(const struct config *cfg, struct err *err)
 	if (!cfg->kernel)
 		return err_set(err, EINVAL,
 			       "option '--kernel': is missing; it names the kernel to boot");
+	if (cfg->balloon_bytes > cfg->memory_bytes)
+		return err_set(err, EINVAL, "balloon '%lluK': more than the memory there is",
+			       (unsigned long long)(cfg->balloon_bytes >> 10));
 	return 0;
 }
 
@@ -470,6 +493,7 @@ void config_done(struct config *cfg)
 {
 	config_disks_drop(cfg);
 	drop_nets(cfg);
+	config_vsock_done(&cfg->vsock);
 	free(cfg->accel);
 	free(cfg->kernel);
 	free(cfg->initrd);
@@ -504,6 +528,15 @@ const char *config_usage(void)
 	       "                      add a network card; repeatable; keys of all: id, mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
+	       "  --vsock cid=N,path=FILE\n"
+	       "                      sockets between guest and host: FILE is that of the host's\n"
+	       "                      clients, FILE_PORT of those who listen for the guest\n"
+	       "  --balloon on|off|SIZE\n"
+	       "                      give memory that the guest does not use back to the host;\n"
+	       "                      SIZE: what it shall have at first (default: off)\n"
+	       "  --genid auto|off|GUID\n"
+	       "                      generation ID: a new one after each load (default), none, "
+	       "this\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"

@@ -28,6 +28,11 @@ struct config_disk {
 	struct disk_options o; /* all but the engine and a snapshot's name */
 };
 
+struct config_vsock {
+	uint32_t cid;
+	char *path; /* NULL: no such device */
+};
+
 struct config {
 	char *accel; /* "auto" or an accelerator's name */
 	unsigned cpus;
@@ -37,6 +42,11 @@ struct config {
 	unsigned disk_count;
 	struct config_net nets[CONFIG_NETS_MAX];
 	unsigned net_count;
+	bool no_genid, has_genid; /* neither: random, another one after each load */
+	uint8_t genid[16];
+	struct config_vsock vsock;
+	bool balloon;
+	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	char *control;	    /* a path or "fd:N"; may be NULL */

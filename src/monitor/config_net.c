@@ -295,19 +295,6 @@ static int check(struct config_net *n, struct err *err)
 	return 0;
 }
 
-/* The next word of a list into @word, double commas made single; @text becomes NULL at the end. */
-static void next_word(const char **text, char *word)
-{
-	const char *p = *text;
-
-	while (*p && (*p != ',' || p[1] == ',')) {
-		p += *p == ',';
-		*word++ = *p++;
-	}
-	*word = '\0';
-	*text = *p ? p + 1 : NULL;
-}
-
 int config_net_parse(struct config_net *n, const char *text, struct err *err)
 {
 	_cleanup_free_ char *word = malloc(strlen(text) + 1);
@@ -316,12 +303,12 @@ int config_net_parse(struct config_net *n, const char *text, struct err *err)
 	memset(n, 0, sizeof(*n));
 	if (!word)
 		return err_set(err, ENOMEM, "net '%s': out of memory", text);
-	next_word(&text, word);
+	list_next(&text, word);
 	ret = init(n, word, err);
 	while (ret == 0 && text) {
 		char *eq;
 
-		next_word(&text, word);
+		list_next(&text, word);
 		eq = strchr(word, '=');
 		if (!eq) {
 			ret = err_set(err, EINVAL, "net '%s': '%s' is not KEY=VALUE",

@@ -62,7 +62,8 @@ static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 {
 	struct machine *m = opaque;
 	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count,
-				    .hotplug_slots = machine_hotplug_slots() };
+				    .hotplug_slots = machine_hotplug_slots(),
+				    .has_genid = m->genid };
 	struct boot_config cfg = { .kernel = &m->kernel,
 				   .initrd = m->initrd.fd >= 0 ? &m->initrd : NULL,
 				   .cmdline = m->cfg->cmdline };
@@ -73,6 +74,8 @@ static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 	if (!area)
 		return err_set(err, EINVAL, "memory: too little for the ACPI tables");
 	ret = acpi_build(&acpi, area, &cfg.rsdp_gpa, err);
+	if (m->genid)
+		genid_store(m->genid);
 	if (ret == 0)
 		ret = boot_load(&cfg, &m->vm->mem, state, &info, err);
 	if (ret == 0)
@@ -170,6 +173,16 @@ DEVICE_GLUE(fw_cfg)
 DEVICE_GLUE(testdev)
 #undef DEVICE_GLUE
 
+static void genid_row_save(void *dev, struct snap_writer *w)
+{
+	genid_save(dev, w);
+}
+
+static int genid_row_load(void *dev, struct snap_reader *r, struct err *err)
+{
+	return genid_load(dev, r, err);
+}
+
 static void virtio_row_reset(void *dev)
 {
 	virtio_dev_reset(dev);
@@ -220,6 +233,11 @@ void machine_fill_table(struct machine *m)
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
+	if (m->genid) /* after the registers by which it tells */
+		m->table[m->table_count++] = (struct vm_device) { .name = "generation ID",
+								  .dev = m->genid,
+								  .save = genid_row_save,
+								  .load = genid_row_load };
 	if (m->cfg->debug_exit) {
 		const struct vm_device test_rows[TEST_ROWS] = {
 			ROW("firmware configuration", fw_cfg, m->fw_cfg),
@@ -238,6 +256,10 @@ void machine_fill_table(struct machine *m)
 	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
 		if (m->nets[i])
 			add_virtio_row(m, "network", m->nets[i]);
+	if (m->vsock)
+		add_virtio_row(m, "sockets", m->vsock);
+	if (m->balloon)
+		add_virtio_row(m, "balloon", m->balloon);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -261,6 +283,9 @@ static int add_platform(struct machine *m, struct err *err)
 		ret = pm_new(&vm->pio, &vm->irq, &m->clock, &m->platform, &m->pm, err);
 	if (ret == 0)
 		ret = machine_add_hotplug(m, err);
+	if (ret == 0 && !m->cfg->no_genid)
+		ret = genid_new(&vm->mem, ACPI_GENID_GPA, m->pm,
+				m->cfg->has_genid ? m->cfg->genid : NULL, &m->genid, err);
 	if (ret == 0) {
 		ret = pvpanic_add(&vm->pio, &m->platform, err);
 		m->has_pvpanic = ret == 0;
@@ -387,6 +412,14 @@ static int add_virtio(struct machine *m, struct err *err)
 		m->net_cfg[i] = &m->cfg->nets[i];
 		ret = machine_make_net(m, i, err);
 	}
+	if (ret == 0 && m->cfg->vsock.path)
+		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
+				       &m->vsock, err);
+	if (ret == 0 && m->cfg->balloon)
+		ret = virtio_balloon_new(&env, SLOT_BALLOON,
+					 m->cfg->balloon_bytes ? m->cfg->balloon_bytes
+							       : m->cfg->memory_bytes,
+					 &m->balloon, err);
 	return ret;
 }
 
@@ -461,11 +494,14 @@ void machine_free(struct machine *m)
 		virtio_dev_free(m->nets[i]);
 		machine_forget_config(m, SLOT_NETS + i);
 	}
+	virtio_dev_free(m->vsock);
+	virtio_dev_free(m->balloon);
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);
 	fw_cfg_free(m->fw_cfg);
 	hotplug_free(m->hotplug);
+	genid_free(m->genid);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);

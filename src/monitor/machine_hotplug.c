@@ -253,8 +253,8 @@ void machine_finish_removals(struct machine *m)
 
 uint32_t machine_hotplug_slots(void)
 {
-	return ((1u << CONFIG_DISKS_MAX) - 1) << SLOT_DISKS |
-	       ((1u << CONFIG_NETS_MAX) - 1) << SLOT_NETS;
+	return ((1u << CONFIG_DISKS_MAX) - 1) << SLOT_DISKS | ((1u << CONFIG_NETS_MAX) - 1)
+								  << SLOT_NETS;
 }
 
 int machine_add_hotplug(struct machine *m, struct err *err)

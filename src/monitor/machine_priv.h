@@ -8,6 +8,7 @@
 #include "disk/disk.h"
 #include "hw/clock.h"
 #include "hw/fw_cfg.h"
+#include "hw/genid.h"
 #include "hw/hotplug.h"
 #include "hw/kbc.h"
 #include "hw/pci.h"
@@ -28,11 +29,13 @@
 #define SLOT_CONSOLE 2
 #define SLOT_DISKS 3
 #define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
+#define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
+#define SLOT_BALLOON (SLOT_VSOCK + 1)
 
-#define PLATFORM_ROWS 7
+#define PLATFORM_ROWS 8
 #define MACHINE_ID_SIZE 64 /* of a device's id, its end included */
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
 
 struct machine {
 	const struct config *cfg;
@@ -49,6 +52,7 @@ struct machine {
 	struct rtc *rtc;
 	struct kbc *kbc;
 	struct pm *pm;
+	struct genid *genid; /* NULL: none */
 	struct pci_host *pci;
 	struct hotplug *hotplug;
 	bool has_pvpanic, has_debug_exit;
@@ -61,6 +65,7 @@ struct machine {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	struct virtio_dev *nets[CONFIG_NETS_MAX];
+	struct virtio_dev *vsock, *balloon;		      /* NULL: none */
 	const struct config_disk *disk_cfg[CONFIG_DISKS_MAX]; /* of the disks that are there */
 	const struct config_net *net_cfg[CONFIG_NETS_MAX];
 	struct config_disk *own_disk_cfg[CONFIG_DISKS_MAX]; /* of those that came later */

@@ -300,8 +300,9 @@ void switch_free(struct net_switch *sw)
 		if (sw->ports[i].used)
 			end_port(&sw->ports[i]);
 	loop_fd_del(sw->listen_source);
-	if (sw->listen_fd >= 0)
+	if (sw->listen_fd >= 0) {
 		close(sw->listen_fd);
+	}
 	if (sw->path)
 		unlink(sw->path);
 	free(sw->path);

@@ -173,17 +173,6 @@ static void dsdt_hotplug(struct aml *a, uint32_t slots)
 	aml_block_end(a, method);
 }
 
-/* The method's name is the event's: edge, number 1. */
-static void dsdt_events(struct aml *a)
-{
-	size_t scope = aml_scope_begin(a, "\\_GPE");
-	size_t method = aml_method_begin(a, "_E01", 0);
-
-	aml_name(a, "\\_SB_.PCI0.HPNT");
-	aml_block_end(a, method);
-	aml_block_end(a, scope);
-}
-
 static void dsdt_pci(struct aml *a, uint32_t hotplug_slots)
 {
 	size_t dev = aml_device_begin(a, "PCI0");
@@ -253,6 +242,50 @@ static void dsdt_pvpanic(struct aml *a)
 	aml_block_end(a, dev);
 }
 
+/* Guests know it by its _CID, old ones by _DDN. */
+static void dsdt_genid(struct aml *a)
+{
+	size_t dev = aml_device_begin(a, "VGEN");
+	size_t addr;
+
+	aml_define(a, "_HID");
+	aml_string(a, "EYOT0001");
+	aml_define(a, "_CID");
+	aml_string(a, "VM_Gen_Counter");
+	aml_define(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	aml_define(a, "ADDR");
+	addr = aml_package_begin(a, 2);
+	aml_int(a, ACPI_GENID_GPA);
+	aml_int(a, 0); /* the upper half */
+	aml_block_end(a, addr);
+	aml_block_end(a, dev);
+}
+
+/* A method's name is its event's: edge, number. */
+static size_t event_begin(struct aml *a, unsigned bit)
+{
+	char name[8];
+
+	snprintf(name, sizeof(name), "_E%02X", bit & 0xff);
+	return aml_method_begin(a, name, 0);
+}
+
+static void dsdt_events(struct aml *a, const struct acpi_config *cfg)
+{
+	size_t scope = aml_scope_begin(a, "\\_GPE"), method;
+
+	method = event_begin(a, PM_GPE_HOTPLUG);
+	aml_name(a, "\\_SB_.PCI0.HPNT");
+	aml_block_end(a, method);
+	if (cfg->has_genid) {
+		method = event_begin(a, PM_GPE_GENID);
+		aml_notify(a, "\\_SB_.VGEN", 0x80);
+		aml_block_end(a, method);
+	}
+	aml_block_end(a, scope);
+}
+
 static void dsdt_cpus(struct aml *a, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -283,6 +316,8 @@ static uint64_t put_dsdt(struct aml *a, const struct acpi_config *cfg)
 	aml_block_end(a, block);
 
 	block = aml_scope_begin(a, "\\_SB_");
+	if (cfg->has_genid)
+		dsdt_genid(a);
 	dsdt_cpus(a, cfg->cpu_count);
 	dsdt_board(a);
 	dsdt_pci(a, cfg->hotplug_slots);
@@ -290,7 +325,7 @@ static uint64_t put_dsdt(struct aml *a, const struct acpi_config *cfg)
 	dsdt_isa(a, "RTC_", "PNP0B00", PORT_RTC, 2, GSI_RTC);
 	dsdt_pvpanic(a);
 	aml_block_end(a, block);
-	dsdt_events(a);
+	dsdt_events(a, cfg);
 	return table_end(a, at);
 }
 
@@ -319,11 +354,11 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	put_le32(t + 56, PORT_PM1A_EVT);
 	put_le32(t + 64, PORT_PM1A_CNT);
 	put_le32(t + 76, PORT_PM_TMR);
-	put_le32(t + 80, PORT_GPE0);
+	put_le32(t + 80, PORT_PM_GPE0);
+	t[92] = 4;
 	t[88] = 4; /* lengths of the blocks in bytes */
 	t[89] = 2;
 	t[91] = 4;
-	t[92] = 2;
 	put_le16(t + 96, 0xfff); /* C2 and C3 latencies that say: not supported */
 	put_le16(t + 98, 0xfff);
 	t[108] = RTC_CENTURY_INDEX;
@@ -337,7 +372,7 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	put_gas_io(t + 148, PORT_PM1A_EVT, 32, 2);
 	put_gas_io(t + 172, PORT_PM1A_CNT, 16, 2);
 	put_gas_io(t + 208, PORT_PM_TMR, 32, 3);
-	put_gas_io(t + 220, PORT_GPE0, 16, 1);
+	put_gas_io(t + 220, PORT_PM_GPE0, 32, 1);
 	aml_bytes(a, t + HEADER_SIZE, sizeof(t) - HEADER_SIZE);
 	return table_end(a, at);
 }
@@ -415,7 +450,7 @@ static void put_rsdp(uint8_t *p, uint64_t xsdt)
 int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa,
 	       struct err *err)
 {
-	struct aml a = { .data = area, .len = TABLES_OFFSET, .cap = ACPI_AREA_SIZE };
+	struct aml a = { .data = area, .len = TABLES_OFFSET, .cap = ACPI_AREA_SIZE - PAGE_SIZE };
 	uint64_t tables[3], dsdt, xsdt;
 	size_t at;
 

@@ -76,21 +76,21 @@ static int teardown(void **state)
 
 static void test_event(void **state)
 {
-	bus_write(&fake.pio, PORT_GPE0 + 1, 1, 1u << GPE_HOTPLUG);
+	bus_write(&fake.pio, PORT_PM_GPE0 + 2, 1, 1u << PM_GPE_HOTPLUG);
 	assert_false(fake.line[GSI_SCI]);
 	hotplug_changed(hp, 4);
 	hotplug_ask(hp, 3);
 	assert_true(fake.line[GSI_SCI]);
-	assert_int_equal(bus_read(&fake.pio, PORT_GPE0, 1), 1u << GPE_HOTPLUG);
+	assert_int_equal(bus_read(&fake.pio, PORT_PM_GPE0, 1), 1u << PM_GPE_HOTPLUG);
 	assert_int_equal(bus_read(&fake.pio, CHANGED, 4), 1u << 4);
 	assert_int_equal(bus_read(&fake.pio, WANTED, 4), 1u << 3);
 	/* Reading cleared them; the status bit is cleared by writing it. */
 	assert_int_equal(bus_read(&fake.pio, CHANGED, 4), 0);
 	assert_int_equal(bus_read(&fake.pio, WANTED, 4), 0);
-	bus_write(&fake.pio, PORT_GPE0, 1, 1u << GPE_HOTPLUG);
+	bus_write(&fake.pio, PORT_PM_GPE0, 1, 1u << PM_GPE_HOTPLUG);
 	assert_false(fake.line[GSI_SCI]);
 	/* Nothing while the guest has the event disabled */
-	bus_write(&fake.pio, PORT_GPE0 + 1, 1, 0);
+	bus_write(&fake.pio, PORT_PM_GPE0 + 2, 1, 0);
 	hotplug_ask(hp, 3);
 	assert_false(fake.line[GSI_SCI]);
 	hotplug_reset(hp);

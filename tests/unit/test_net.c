@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "base/sock.h"
 #include "base/util.h"
