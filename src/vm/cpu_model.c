@@ -3,13 +3,15 @@
  * The choice of a CPU.
  *
  * `host` is everything that the accelerator offers. The numbered models are the levels of the
- * x86-64 ABI, with what operating systems need beside them that every CPU of the level has: constants,
- * the same on all hosts and both accelerators, so that a guest can move between them. `portable` is
- * the highest of these that the host has, without AVX-512, which translation does not carry.
+ * x86-64 ABI, with what operating systems need beside them that every CPU of the level has:
+ * constants, the same on all hosts and both accelerators, so that a guest can move between them.
+ * `portable` is the highest of these that the host has, without AVX-512, which translation does not
+ * carry.
  *
  * 1. What a guest is shown is always part of what is offered.
  * 2. A feature without what it needs (AVX without XSAVE) is not shown.
- * 3. A saved guest goes on only where all that it was shown is offered, and is shown just that again.
+ * 3. A saved guest goes on only where all that it was shown is offered, and is shown just that
+ * again.
  *
  * Any thread; nothing is kept.
  */
@@ -41,20 +43,13 @@ static const struct {
 	unsigned reg;
 	uint32_t not_features; /* they follow the vCPU's state or the topology */
 } words[CPU_WORDS] = {
-	[CPU_1C] = { 1, 0, 2, BIT(27) },
-	[CPU_1D] = { 1, 0, 3, BIT(28) },
-	[CPU_7B] = { 7, 0, 1, 0 },
-	[CPU_7C] = { 7, 0, 2, BIT(4) },
-	[CPU_7D] = { 7, 0, 3, 0 },
-	[CPU_71A] = { 7, 1, 0, 0 },
-	[CPU_71D] = { 7, 1, 3, 0 },
-	[CPU_72D] = { 7, 2, 3, 0 },
-	[CPU_D1A] = { 0xd, 1, 0, 0 },
-	[CPU_81C] = { 0x80000001, 0, 2, BIT(1) },
-	[CPU_81D] = { 0x80000001, 0, 3, 0 },
-	[CPU_87D] = { 0x80000007, 0, 3, 0 },
-	[CPU_88B] = { 0x80000008, 0, 1, 0 },
-	[CPU_821A] = { 0x80000021, 0, 0, 0 },
+	[CPU_1C] = { 1, 0, 2, BIT(27) },     [CPU_1D] = { 1, 0, 3, BIT(28) },
+	[CPU_7B] = { 7, 0, 1, 0 },	     [CPU_7C] = { 7, 0, 2, BIT(4) },
+	[CPU_7D] = { 7, 0, 3, 0 },	     [CPU_71A] = { 7, 1, 0, 0 },
+	[CPU_71D] = { 7, 1, 3, 0 },	     [CPU_72D] = { 7, 2, 3, 0 },
+	[CPU_D1A] = { 0xd, 1, 0, 0 },	     [CPU_81C] = { 0x80000001, 0, 2, BIT(1) },
+	[CPU_81D] = { 0x80000001, 0, 3, 0 }, [CPU_87D] = { 0x80000007, 0, 3, 0 },
+	[CPU_88B] = { 0x80000008, 0, 1, 0 }, [CPU_821A] = { 0x80000021, 0, 0, 0 },
 	[CPU_KVM] = { 0x40000001, 0, 0, 0 },
 };
 
@@ -67,8 +62,7 @@ static const struct {
 
 #define V1_1C (BIT(21) | BIT(24) | BIT(31))
 #define V2_1C (V1_1C | BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23))
-#define V3_1C                                                                                      \
-	(V2_1C | BIT(1) | BIT(12) | BIT(22) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
+#define V3_1C (V2_1C | BIT(1) | BIT(12) | BIT(22) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
 #define V1_1D 0x078bfbfdu /* all of a Pentium 4's that long mode needs, without vme */
 #define V3_7B (BIT(0) | BIT(3) | BIT(5) | BIT(7) | BIT(8))
 #define V4_7B (V3_7B | BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31))
@@ -260,8 +254,8 @@ static int lacking(const char *name, const uint32_t lacks[CPU_WORDS], const char
 
 	for (unsigned w = 0; w < CPU_WORDS; w++)
 		if (lacks[w])
-			return err_set(err, EOPNOTSUPP, "cpu '%s': %s, which it needs, is not offered by %s",
-				       name,
+			return err_set(err, EOPNOTSUPP,
+				       "cpu '%s': %s, which it needs, is not offered by %s", name,
 				       cpu_feature_name(w, (unsigned)__builtin_ctz(lacks[w]), buf,
 							sizeof(buf)),
 				       where);
@@ -286,10 +280,11 @@ static int settle(const struct cpu_model *model, struct cpu_id *id, struct err *
 
 			if (it->add && has(id, it->word, it->bit) &&
 			    needs[i].need_it[it->word] >> it->bit & 1)
-				return err_set(err, EOPNOTSUPP, "cpu: feature %s needs %s",
-					       cpu_feature_name(it->word, it->bit, one, sizeof(one)),
-					       cpu_feature_name(needs[i].word, needs[i].bit, other,
-								sizeof(other)));
+				return err_set(
+				    err, EOPNOTSUPP, "cpu: feature %s needs %s",
+				    cpu_feature_name(it->word, it->bit, one, sizeof(one)),
+				    cpu_feature_name(needs[i].word, needs[i].bit, other,
+						     sizeof(other)));
 		}
 		for (unsigned w = 0; w < CPU_WORDS; w++)
 			id->word[w] &= ~needs[i].need_it[w];
@@ -307,7 +302,8 @@ static int take_items(const struct cpu_model *model, const struct cpu_id *offere
 
 		if (it->add && !has(offered, it->word, it->bit))
 			return err_set(err, EOPNOTSUPP, "cpu: feature %s is not offered by %s",
-				       cpu_feature_name(it->word, it->bit, buf, sizeof(buf)), where);
+				       cpu_feature_name(it->word, it->bit, buf, sizeof(buf)),
+				       where);
 		if (it->add)
 			id->word[it->word] |= BIT(it->bit);
 		else
@@ -356,10 +352,11 @@ static int check_xstate(const struct cpu_id *saved, const struct cpu_id *offered
 
 	for (unsigned i = 2; i < CPU_XSTATE_PARTS; i++)
 		if (xcr0 >> i & 1 && saved->xstate_offset[i] != offered->xstate_offset[i])
-			return err_set(err, EOPNOTSUPP,
-				       "saved state: its CPU keeps part %u of the extended state at "
-				       "%u, %s at %u",
-				       i, saved->xstate_offset[i], where, offered->xstate_offset[i]);
+			return err_set(
+			    err, EOPNOTSUPP,
+			    "saved state: its CPU keeps part %u of the extended state at "
+			    "%u, %s at %u",
+			    i, saved->xstate_offset[i], where, offered->xstate_offset[i]);
 	return 0;
 }
 
@@ -369,18 +366,19 @@ int cpu_id_check(const struct cpu_id *saved, const struct cpu_id *offered, const
 	char buf[32];
 
 	if (memcmp(saved->vendor, offered->vendor, 12))
-		return err_set(err, EOPNOTSUPP, "saved state: its CPU is of %.12s, not of %.12s as here",
+		return err_set(err, EOPNOTSUPP,
+			       "saved state: its CPU is of %.12s, not of %.12s as here",
 			       saved->vendor, offered->vendor);
 	for (unsigned w = 0; w < CPU_WORDS; w++) {
 		uint32_t lacks = saved->word[w] & ~offered->word[w];
 
 		if (lacks)
-			return err_set(err, EOPNOTSUPP,
-				       "saved state: its CPU has %s, which is not offered by %s; a "
-				       "guest started with '--cpu portable' can move",
-				       cpu_feature_name(w, (unsigned)__builtin_ctz(lacks), buf,
-							sizeof(buf)),
-				       where);
+			return err_set(
+			    err, EOPNOTSUPP,
+			    "saved state: its CPU has %s, which is not offered by %s; a "
+			    "guest started with '--cpu portable' can move",
+			    cpu_feature_name(w, (unsigned)__builtin_ctz(lacks), buf, sizeof(buf)),
+			    where);
 	}
 	if (saved->phys_bits > offered->phys_bits)
 		return err_set(err, EOPNOTSUPP,

@@ -18,7 +18,8 @@
 /* All that the third level has, and a few features more */
 static struct cpu_id haswell(void)
 {
-	struct cpu_id id = { .vendor = { 'G', 'e', 'n', 'u', 'i', 'n', 'e', 'I', 'n', 't', 'e', 'l' },
+	struct cpu_id id = { .vendor = { 'G', 'e', 'n', 'u', 'i', 'n', 'e', 'I', 'n', 't', 'e',
+					 'l' },
 			     .signature = 0x306c1,
 			     .phys_bits = 46,
 			     .max_leaf = 0x16,
@@ -66,12 +67,14 @@ static void test_names(void **state)
 	refused("host,", &offered, -EINVAL, "''");
 	/* Bits that are no features cannot be chosen by number. */
 	refused("host,+cpuid-1.0-ecx-27", &offered, -EOPNOTSUPP, "cpuid-1.0-ecx-27");
-	refused("host,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,"
-		"+a,+a,+a,+a,+a,+a,+a",
-		&offered, -EINVAL, "'a'");
-	refused("host,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,"
-		"+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu",
-		&offered, -EINVAL, "more than 32");
+	refused(
+	    "host,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,+a,"
+	    "+a,+a,+a,+a,+a,+a,+a",
+	    &offered, -EINVAL, "'a'");
+	refused(
+	    "host,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,"
+	    "+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu,+fpu",
+	    &offered, -EINVAL, "more than 32");
 }
 
 /* Each name leads back to its bit, so no two are alike. */

@@ -21,13 +21,13 @@
 
 /* What the host does. */
 static struct {
-	int open;	    /* what opening the device gives */
+	int open; /* what opening the device gives */
 	bool open_hangs;
 	int version;
-	unsigned lacks;	    /* an ability */
-	unsigned hangs;	    /* the nth run does not end, whatever comes; 0: none */
-	unsigned crashes;   /* the nth run ends in a triple fault */
-	uint64_t rounds;    /* that the guest does in a run */
+	unsigned lacks;	  /* an ability */
+	unsigned hangs;	  /* the nth run does not end, whatever comes; 0: none */
+	unsigned crashes; /* the nth run ends in a triple fault */
+	uint64_t rounds;  /* that the guest does in a run */
 } host;
 
 static unsigned runs;
@@ -76,7 +76,8 @@ int kvm_sys_call(int fd, unsigned long request, uintptr_t arg)
 	case KVM_GET_VCPU_MMAP_SIZE:
 		return sizeof(shared);
 	case KVM_SET_USER_MEMORY_REGION:
-		ram = (uint8_t *)(uintptr_t)((struct kvm_userspace_memory_region *)arg)->userspace_addr;
+		ram = (uint8_t *)(uintptr_t)((struct kvm_userspace_memory_region *)arg)
+			  ->userspace_addr;
 		return 0;
 	case KVM_RUN:
 		return run();
