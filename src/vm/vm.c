@@ -16,6 +16,7 @@
 #include "vm/vm.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -77,6 +78,7 @@ static void *vcpu_thread(void *arg)
 		struct vcpu_exit ex = { .reason = VCPU_EXIT_KICKED };
 
 		vm->accel->vcpu_run(cpu->vcpu, &ex);
+		atomic_fetch_add_explicit(&cpu->returns, 1, memory_order_relaxed);
 		switch (ex.reason) {
 		case VCPU_EXIT_KICKED:
 			break;
@@ -133,7 +135,7 @@ static int wait_parked(struct vm *vm)
 	return 0;
 }
 
-int vm_pause(struct vm *vm, struct err *err)
+int vm_park(struct vm *vm, struct err *err)
 {
 	int ret;
 
@@ -146,6 +148,15 @@ int vm_pause(struct vm *vm, struct err *err)
 	pthread_mutex_unlock(&vm->lock);
 	if (ret < 0)
 		return err_set(err, -ret, "pause: a vCPU did not stop within %d s", PARK_TIMEOUT_S);
+	return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *err)
+{
+	int ret = vm_park(vm, err);
+
+	if (ret < 0)
+		return ret;
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].quiesce)
 			vm->devices[i].quiesce(vm->devices[i].dev);
@@ -224,6 +235,8 @@ static void handle_request(void *arg, uint32_t events)
 		int ret = power_on(vm, &err);
 
 		if (ret == 0) {
+			if (vm->ops->was_reset)
+				vm->ops->was_reset(vm->opaque);
 			/* A weightier request that came meanwhile has woken the loop again. */
 			pthread_mutex_lock(&vm->lock);
 			if (vm->request.kind == VM_RESET)

@@ -52,6 +52,8 @@ struct vm_ops {
 	int (*boot)(void *opaque, struct vcpu_state *state, struct err *err);
 	/* The machine has stopped for good because of @req; vCPUs are parked. Loop thread. */
 	void (*stopped)(void *opaque, const struct vm_request *req);
+	/* The machine was reset and is about to run. Loop thread; may be NULL. */
+	void (*was_reset)(void *opaque);
 };
 
 /* One row per device, in the order of reset, save and load. Members but the name may be NULL. */
@@ -83,7 +85,8 @@ struct vm_cpu {
 	struct accel_vcpu *vcpu;
 	pthread_t thread;
 	bool has_thread;
-	bool parked; /* under vm->lock */
+	bool parked;		  /* under vm->lock */
+	_Atomic uint64_t returns; /* times that vcpu_run() returned */
 };
 
 struct vm {
@@ -147,6 +150,12 @@ void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const c
 /** vm_pause() - park all vCPUs; nests. Return: 0; -ETIMEDOUT when one does not stop */
 int vm_pause(struct vm *vm, struct err *err);
 void vm_resume(struct vm *vm);
+
+/**
+ * vm_park() - as vm_pause(), but devices go on with what is in flight
+ * For changes of the machine that no vCPU may be in the middle of.
+ */
+int vm_park(struct vm *vm, struct err *err);
 
 /**
  * vm_save() - all state but RAM's content into @w; the machine is paused

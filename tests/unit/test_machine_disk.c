@@ -96,7 +96,7 @@ static void on_timer(void *arg)
 
 static void make(struct host *h, unsigned hops)
 {
-	struct machine_events events = { on_stopped, h };
+	struct machine_events events = { .stopped = on_stopped, .arg = h };
 	struct err err = { "" };
 	char cmdline[400];
 

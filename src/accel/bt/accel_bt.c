@@ -282,6 +282,43 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	return 0;
 }
 
+/*
+ * Below struct bt_cpu: the stack of translated code, which holds a return address and the frames
+ * of host signals. Its lowest page is a guard. The struct itself has megabytes of tables that
+ * translated code reads at random, so it lies on huge pages.
+ */
+#define CPU_STACK (64u << 10)
+#define CPU_ALIGN (2ul << 20)
+#define CPU_BYTES ((sizeof(struct bt_cpu) + CPU_ALIGN - 1) & ~(CPU_ALIGN - 1))
+
+static struct bt_cpu *cpu_map(void)
+{
+	size_t size = CPU_ALIGN + CPU_BYTES;
+	uint8_t *room = mmap(NULL, size + CPU_ALIGN, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)(((uintptr_t)room + CPU_ALIGN - 1) & ~(CPU_ALIGN - 1));
+
+	if (room == MAP_FAILED)
+		return NULL;
+	if (start > room)
+		munmap(room, start - room);
+	munmap(start + size, room + CPU_ALIGN - start);
+
+	struct bt_cpu *cpu = (struct bt_cpu *)(start + CPU_ALIGN);
+
+	if (mprotect((uint8_t *)cpu - CPU_STACK, CPU_STACK + CPU_BYTES, PROT_READ | PROT_WRITE)) {
+		munmap(start, size);
+		return NULL;
+	}
+	madvise(cpu, CPU_BYTES, MADV_HUGEPAGE);
+	return cpu;
+}
+
+static void cpu_unmap(struct bt_cpu *cpu)
+{
+	munmap((uint8_t *)cpu - CPU_ALIGN, CPU_ALIGN + CPU_BYTES);
+}
+
 static int bt_offer(struct accel_vm *avm, struct cpu_id *ret_id, struct err *err)
 {
 	int ret = bt_cpuid_init(err);
@@ -301,12 +338,10 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 		       struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
-	struct bt_cpu *cpu =
-	    mmap(NULL, sizeof(*cpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct bt_cpu *cpu = cpu_map();
 
-	if (cpu == MAP_FAILED)
+	if (!cpu)
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
-	cpu->self = cpu;
 	cpu->vm = vm;
 	cpu->index = index;
 	cpu->delivering = -1;
@@ -317,7 +352,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 	if (!cpu->commit_exit || !cpu->translator) {
 		free(cpu->commit_exit);
 		free(cpu->translator);
-		munmap(cpu, sizeof(*cpu));
+		cpu_unmap(cpu);
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
 	}
 	bt_jc_forget(cpu);
@@ -347,7 +382,7 @@ static void bt_vcpu_free(struct accel_vcpu *v)
 	cpu->vm->cpus[cpu->index] = NULL;
 	free(cpu->commit_exit);
 	free(cpu->translator);
-	munmap(cpu, sizeof(*cpu));
+	cpu_unmap(cpu);
 }
 
 static void bt_vcpu_run(struct accel_vcpu *v, struct vcpu_exit *exit)
