@@ -36,10 +36,12 @@
 #define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
 #define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
 #define SLOT_BALLOON (SLOT_VSOCK + 1)
+#define SLOT_SHARES (SLOT_BALLOON + 1)
 
 #define PLATFORM_ROWS 7
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define TABLE_MAX                                                                                  \
+	(PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX + CONFIG_SHARES_MAX)
 #define FLUSH_WAIT_NS 2000000000ull
 
 struct machine {
@@ -69,6 +71,7 @@ struct machine {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	struct virtio_dev *nets[CONFIG_NETS_MAX];
+	struct virtio_dev *shares[CONFIG_SHARES_MAX];
 	struct virtio_dev *vsock, *balloon; /* NULL: none */
 	struct vm_device table[TABLE_MAX];
 	unsigned table_count;
@@ -283,6 +286,8 @@ static void fill_table(struct machine *m)
 		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
 	for (unsigned i = 0; i < m->cfg->net_count; i++)
 		add_virtio_row(m, "network", m->nets[i]);
+	for (unsigned i = 0; i < m->cfg->share_count; i++)
+		add_virtio_row(m, m->cfg->shares[i].tag, m->shares[i]);
 	if (m->vsock)
 		add_virtio_row(m, "sockets", m->vsock);
 	if (m->balloon)
@@ -401,6 +406,10 @@ static int add_virtio(struct machine *m, struct err *err)
 		ret = add_disk(m, &env, i, err);
 	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++)
 		ret = add_net(m, &env, i, err);
+	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
+		ret = virtio_fs_new(&env, SLOT_SHARES + i, m->cfg->shares[i].tag,
+				    m->cfg->shares[i].path, m->cfg->shares[i].readonly,
+				    &m->shares[i], err);
 	if (ret == 0 && m->cfg->vsock.path)
 		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
 				       &m->vsock, err);
@@ -480,6 +489,8 @@ void machine_free(struct machine *m)
 	}
 	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
 		virtio_dev_free(m->nets[i]);
+	for (unsigned i = 0; i < CONFIG_SHARES_MAX; i++)
+		virtio_dev_free(m->shares[i]);
 	virtio_dev_free(m->vsock);
 	virtio_dev_free(m->balloon);
 	virtio_dev_free(m->vcon);
