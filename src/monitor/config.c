@@ -25,7 +25,6 @@
 #define CONFIG_FILE_MAX MIB(1)
 #define MEMORY_MIN MIB(2)
 #define MEMORY_MAX GIB(64)
-#define NAME_MAX_LEN 63
 
 static int set_string(char **where, const char *what, const char *text, struct err *err)
 {
@@ -60,6 +59,11 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 			       VM_CPUS_MAX);
 	cfg->cpus = (unsigned)n;
 	return 0;
+}
+
+static int set_cpu(struct config *cfg, const char *text, struct err *err)
+{
+	return cpu_model_parse(text, &cfg->cpu, err);
 }
 
 static int set_memory(struct config *cfg, const char *text, struct err *err)
@@ -132,17 +136,26 @@ static int set_console(struct config *cfg, const char *text, struct err *err)
 	return path ? set_string(&cfg->console_path, "console", path, err) : 0;
 }
 
+int config_id_check(const char *text)
+{
+	size_t len = strlen(text);
+
+	for (const char *p = text; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			return -EINVAL;
+	return len && len <= CONFIG_ID_MAX ? 0 : -EINVAL;
+}
+
 static int set_name(struct config *cfg, const char *text, struct err *err)
 {
 	size_t len = strlen(text);
 
-	if (len == 0 || len > NAME_MAX_LEN)
+	if (len == 0 || len > CONFIG_ID_MAX)
 		return err_set(err, EINVAL, "name '%.80s': not from 1 to %u characters", text,
-			       NAME_MAX_LEN);
-	for (const char *p = text; *p; p++)
-		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
-			return err_set(err, EINVAL,
-				       "name '%s': only letters, digits, '.', '_' and '-'", text);
+			       CONFIG_ID_MAX);
+	if (config_id_check(text) < 0)
+		return err_set(err, EINVAL, "name '%s': only letters, digits, '.', '_' and '-'",
+			       text);
 	return set_string(&cfg->name, "name", text, err);
 }
 
@@ -151,6 +164,11 @@ static int set_log(struct config *cfg, const char *text, struct err *err)
 	if (log_level_parse(text, &cfg->log) < 0)
 		return err_set(err, EINVAL, "log '%s': not one of error, warn, info, debug", text);
 	return 0;
+}
+
+static int set_control(struct config *cfg, const char *text, struct err *err)
+{
+	return set_string(&cfg->control, "control", text, err);
 }
 
 static int set_accel_debug(struct config *cfg, const char *text, struct err *err)
@@ -166,6 +184,7 @@ struct setting {
 
 static const struct setting settings[] = {
 	{ "accel", set_accel, 0 },
+	{ "cpu", set_cpu, 0 },
 	{ "cpus", set_cpus, 0 },
 	{ "memory", set_memory, 0 },
 	{ "kernel", set_kernel, 0 },
@@ -178,6 +197,7 @@ static const struct setting settings[] = {
 	{ "balloon", config_balloon_parse, 0 },
 	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
+	{ "control", set_control, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
@@ -514,6 +534,7 @@ void config_done(struct config *cfg)
 	free(cfg->initrd);
 	free(cfg->cmdline);
 	free(cfg->console_path);
+	free(cfg->control);
 	free(cfg->name);
 	free(cfg->accel_debug);
 	memset(cfg, 0, sizeof(*cfg));
@@ -523,6 +544,7 @@ const char *config_usage(void)
 {
 	return "usage: eyot-vmm [OPTION]... --kernel FILE\n"
 	       "       eyot-vmm --probe [--json]\n"
+	       "       eyot-vmm ctl SOCKET COMMAND [ARGUMENT]...; see eyot-vmm ctl --help\n"
 	       "Run one virtual machine, or tell what this host can do for such.\n"
 	       "\n"
 	       "  --kernel FILE       bzImage, ELF (64-bit Linux, PVH) or multiboot kernel\n"
@@ -535,9 +557,10 @@ const char *config_usage(void)
 	       "repeatable;\n"
 	       "                      format=auto|raw|qcow2, cache=writeback|none|unsafe, "
 	       "discard=on|off,\n"
-	       "                      queues=N, serial=TEXT, iops=N, bps=SIZE, burst=SECONDS\n"
+	       "                      id=NAME, queues=N, serial=TEXT, iops=N, bps=SIZE, "
+	       "burst=SECONDS\n"
 	       "  --net user|tap|switch[,KEY=VALUE]...\n"
-	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
+	       "                      add a network card; repeatable; keys of all: id, mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
 	       "  --share tag=NAME,path=FOLDER[,readonly=on]\n"
@@ -556,6 +579,10 @@ const char *config_usage(void)
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
+	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
+	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"
+	       "                      what the guest's CPUs are: host (default), portable, "
+	       "x86-64-v1 to -v4\n"
 	       "  --accel auto|bt|kvm what runs the CPUs (default: auto)\n"
 	       "  --accel-debug TEXT  options for people who debug the accelerator\n"
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"

@@ -11,10 +11,12 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "monitor/config_net.h"
+#include "vm/cpu_model.h"
 
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX 8
 #define CONFIG_SHARES_MAX 3
+#define CONFIG_ID_MAX 63 /* characters of a name */
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
 
@@ -22,6 +24,7 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
+	char *id;	       /* NULL: made from its number */
 	char *serial;	       /* NULL: made from its number */
 	unsigned queues;       /* 0: one a CPU */
 	struct disk_options o; /* all but the engine and a snapshot's name */
@@ -40,6 +43,7 @@ struct config_vsock {
 struct config {
 	char *accel; /* "auto" or an accelerator's name */
 	unsigned cpus;
+	struct cpu_model cpu; /* all zero: host */
 	uint64_t memory_bytes;
 	char *kernel, *initrd, *cmdline; /* initrd may be NULL */
 	struct config_disk disks[CONFIG_DISKS_MAX];
@@ -55,6 +59,7 @@ struct config {
 	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
+	char *control;	    /* a path or "fd:N"; may be NULL */
 	bool debug_exit, no_reboot;
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
@@ -65,6 +70,9 @@ struct config {
 /** config_init() - the defaults; 0 or -ENOMEM */
 int config_init(struct config *cfg, struct err *err);
 void config_done(struct config *cfg);
+
+/** config_id_check() - what a device may be called: letters, digits, '.', '_', '-'; -EINVAL */
+int config_id_check(const char *text);
 
 /**
  * config_parse_args() - read the command line, and the file of --config before it

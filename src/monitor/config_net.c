@@ -91,6 +91,15 @@ static int set_rate(struct config_net *n, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_id(struct config_net *n, const char *text, struct err *err)
+{
+	if (config_id_check(text) < 0)
+		return err_set(err, EINVAL,
+			       "id '%.80s': not 1 to %d letters, digits, '.', '_' and '-'", text,
+			       CONFIG_ID_MAX);
+	return set_text(&n->id, "id", text, err);
+}
+
 static int set_pcap(struct config_net *n, const char *text, struct err *err)
 {
 	return set_text(&n->pcap, "pcap", text, err);
@@ -222,6 +231,7 @@ static const struct {
 	bool repeats;
 	int (*set)(struct config_net *n, const char *text, struct err *err);
 } keys[] = {
+	{ "id", ALL, false, set_id },
 	{ "mac", ALL, false, set_mac },
 	{ "mtu", ALL, false, set_mtu },
 	{ "queues", ALL, false, set_queues },
@@ -378,5 +388,6 @@ void config_net_done(struct config_net *n)
 	free(n->net.bridge);
 	free(n->net.path);
 	free(n->pcap);
+	free(n->id);
 	memset(n, 0, sizeof(*n));
 }

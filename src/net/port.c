@@ -18,11 +18,11 @@
 #include <sys/epoll.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
 #include "net/stream.h"
-#include "net/unix.h"
 
 #define RING_SIZE KIB(512) /* a frame in its smallest segments fits */
 #define RETRY_NS 500000000ull
@@ -63,7 +63,7 @@ static void port_event(void *arg, uint32_t events)
 
 static int try_connect(struct port *port)
 {
-	int fd = net_unix_connect(&port->addr), ret;
+	int fd = unix_connect(&port->addr), ret;
 
 	if (fd < 0)
 		return fd;
@@ -237,7 +237,7 @@ int net_port_open(struct loop *loop, const struct net_config *cfg, struct net_ba
 	port->loop = loop;
 	port->stream.fd = -1;
 	pthread_mutex_init(&port->lock, NULL);
-	ret = net_unix_address(cfg->path, &port->addr, err);
+	ret = unix_address(cfg->path, &port->addr, err);
 	if (ret == 0) {
 		ret = loop_timer_add(loop, retry_fired, port, &port->retry);
 		if (ret == 0)

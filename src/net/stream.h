@@ -14,8 +14,6 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#include "base/err.h"
-
 struct net_stream {
 	int fd;
 	uint8_t *in;

@@ -23,10 +23,10 @@
 #include <sys/socket.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/stream.h"
-#include "net/unix.h"
 
 #define RING_SIZE MIB(1)
 #define BUCKETS 1024 /* a power of two */
@@ -51,7 +51,7 @@ struct net_switch {
 	struct loop *loop;
 	int listen_fd;
 	struct loop_fd *listen_source;
-	struct sockaddr_un addr;
+	char *path; /* what to unlink; NULL: nothing */
 	struct switch_port ports[SWITCH_PORTS_MAX];
 	struct mac_entry macs[SWITCH_PORTS_MAX * SWITCH_PORT_MACS];
 	uint16_t buckets[BUCKETS];
@@ -244,15 +244,15 @@ static void accept_port(void *arg, uint32_t events)
 
 static int listen_at(struct net_switch *sw, const char *path, struct err *err)
 {
-	int ret = net_unix_address(path, &sw->addr, err);
+	int ret = unix_listen(path, SWITCH_PORTS_MAX, err);
 
 	if (ret < 0)
 		return ret;
-	sw->listen_fd = net_unix_listen(&sw->addr, SWITCH_PORTS_MAX);
-	ret = sw->listen_fd;
-	if (ret >= 0)
-		ret = loop_fd_add(sw->loop, sw->listen_fd, EPOLLIN, accept_port, sw,
-				  &sw->listen_source);
+	sw->listen_fd = ret;
+	sw->path = strdup(path);
+	if (!sw->path)
+		return err_set(err, ENOMEM, "'%s': out of memory", path);
+	ret = loop_fd_add(sw->loop, sw->listen_fd, EPOLLIN, accept_port, sw, &sw->listen_source);
 	return ret < 0 ? err_set(err, -ret, "'%s': %s", path, strerror(-ret)) : 0;
 }
 
@@ -281,11 +281,11 @@ int switch_new(struct loop *loop, const char *path, struct net_switch **ret_sw, 
 int switch_join(struct net_switch *sw, const char *path, struct err *err)
 {
 	struct sockaddr_un addr;
-	int ret = net_unix_address(path, &addr, err), fd;
+	int ret = unix_address(path, &addr, err), fd;
 
 	if (ret < 0)
 		return ret;
-	fd = net_unix_connect(&addr);
+	fd = unix_connect(&addr);
 	ret = fd < 0 ? fd : add_port(sw, fd);
 	if (ret < 0 && fd >= 0)
 		close(fd);
@@ -302,8 +302,10 @@ void switch_free(struct net_switch *sw)
 	loop_fd_del(sw->listen_source);
 	if (sw->listen_fd >= 0) {
 		close(sw->listen_fd);
-		unlink(sw->addr.sun_path);
 	}
+	if (sw->path)
+		unlink(sw->path);
+	free(sw->path);
 	free(sw);
 }
 

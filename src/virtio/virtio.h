@@ -133,6 +133,10 @@ int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *dis
 		   const char *serial, unsigned queue_count, struct virtio_dev **ret_dev,
 		   struct err *err);
 
+/** virtio_blk_resized() - tell the driver that the disk has another size; loop thread, no lock held
+ */
+void virtio_blk_resized(struct virtio_dev *dev);
+
 /** virtio_rng_new() - an entropy source, fed by the host's */
 int virtio_rng_new(const struct virtio_env *env, unsigned slot, struct virtio_dev **ret_dev,
 		   struct err *err);
@@ -152,8 +156,25 @@ int virtio_net_new(const struct virtio_env *env, unsigned slot, struct net_backe
 		   const struct virtio_net_options *opt, struct virtio_dev **ret_dev,
 		   struct err *err);
 
-/** virtio_net_set_link() - plug the cable in or out; loop thread, no lock held */
+/**
+ * virtio_net_set_link() - plug the cable in or out; loop thread, no lock held
+ * The link is up while this and the back end say so.
+ */
 void virtio_net_set_link(struct virtio_dev *dev, bool up);
+
+/** virtio_net_set_rate() - bytes a second, each way; 0: no limit; loop thread, vCPUs parked */
+void virtio_net_set_rate(struct virtio_dev *dev, uint64_t rate);
+
+struct virtio_net_info {
+	uint8_t mac[6]; /* as the driver sees it */
+	bool link_up;
+	uint64_t rate;				   /* bytes a second, each way; 0: no limit */
+	uint64_t rx_packets, rx_bytes, rx_dropped; /* into the guest */
+	uint64_t tx_packets, tx_bytes, tx_dropped; /* out of it */
+};
+
+/** virtio_net_get_info() - for people; loop thread, no lock held */
+void virtio_net_get_info(struct virtio_dev *dev, struct virtio_net_info *ret_info);
 
 /* What a guest tells of its memory (virtio 1.2, 5.5.6.3); in the order of their tags */
 enum balloon_stat {

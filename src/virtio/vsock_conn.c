@@ -29,8 +29,8 @@
 #include <sys/socket.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
-#include "net/unix.h"
 #include "virtio/vsock_priv.h"
 
 #define HELLO_MAX 32 /* bytes of a client's first line */
@@ -413,7 +413,7 @@ static int connect_port(struct vsock *vs, uint32_t port)
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", vs->base, port);
 	if (fchdir(vs->dir_fd) < 0)
 		return -errno;
-	fd = net_unix_connect(&addr);
+	fd = unix_connect(&addr);
 	if (fchdir(vs->cwd_fd) < 0)
 		log_debug("vsock: back to the working directory: %s", strerror(errno));
 	return fd;
@@ -563,10 +563,8 @@ int vsock_host_open(struct vsock *vs, const char *path, struct err *err)
 {
 	const char *slash = strrchr(path, '/');
 	_cleanup_free_ char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-	int ret = net_unix_address(path, &vs->listen_addr, err);
+	int ret;
 
-	if (ret < 0)
-		return ret;
 	if (!dir)
 		return err_set(err, ENOMEM, "'%s': out of memory", path);
 	/* "_4294967295" is put behind it. */
@@ -578,11 +576,11 @@ int vsock_host_open(struct vsock *vs, const char *path, struct err *err)
 	vs->cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (vs->dir_fd < 0 || vs->cwd_fd < 0)
 		return err_set(err, errno, "'%s': %s", dir, strerror(errno));
-	vs->listen_fd = net_unix_listen(&vs->listen_addr, BACKLOG);
-	ret = vs->listen_fd;
-	if (ret >= 0)
-		ret = loop_fd_add(vs->dev.env.loop, vs->listen_fd, EPOLLIN, accept_client, vs,
-				  &vs->listen_source);
+	vs->listen_fd = unix_listen(path, BACKLOG, err);
+	if (vs->listen_fd < 0)
+		return vs->listen_fd;
+	ret = loop_fd_add(vs->dev.env.loop, vs->listen_fd, EPOLLIN, accept_client, vs,
+			  &vs->listen_source);
 	return ret < 0 ? err_set(err, -ret, "'%s': %s", path, strerror(-ret)) : 0;
 }
 

@@ -16,8 +16,9 @@
 #define ACPI_GENID_GPA (ACPI_AREA_BASE + ACPI_AREA_SIZE - PAGE_SIZE) /* a page of its own */
 
 struct acpi_config {
-	unsigned cpu_count; /* 1 to 64; APIC IDs 0 .. count-1 */
-	bool has_genid;	    /* a generation ID is at ACPI_GENID_GPA */
+	unsigned cpu_count;	/* 1 to 64; APIC IDs 0 .. count-1 */
+	uint32_t hotplug_slots; /* PCI slots that can change, a bit each */
+	bool has_genid;		/* a generation ID is at ACPI_GENID_GPA */
 };
 
 /**

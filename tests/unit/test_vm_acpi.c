@@ -31,7 +31,9 @@ static uint8_t *at(uint64_t gpa)
 
 static uint8_t *build(unsigned cpus)
 {
-	struct acpi_config cfg = { .cpu_count = cpus, .has_genid = true };
+	struct acpi_config cfg = { .cpu_count = cpus,
+				   .hotplug_slots = 0x07fffff8,
+				   .has_genid = true };
 	struct err err;
 	uint64_t rsdp;
 

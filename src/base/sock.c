@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "net/unix.h"
+#include "base/sock.h"
 
 #include <stdbool.h>
 #include <sys/socket.h>
@@ -7,7 +7,7 @@
 
 #include "base/util.h"
 
-int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err)
+int unix_address(const char *path, struct sockaddr_un *addr, struct err *err)
 {
 	*addr = (struct sockaddr_un) { .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(addr->sun_path))
@@ -17,7 +17,7 @@ int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err
 	return 0;
 }
 
-int net_unix_connect(const struct sockaddr_un *addr)
+int unix_connect(const struct sockaddr_un *addr)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -32,7 +32,6 @@ int net_unix_connect(const struct sockaddr_un *addr)
 	return fd;
 }
 
-/* A socket that a program left behind when it died may be taken over. */
 static bool nobody_listens(const struct sockaddr_un *addr)
 {
 	struct stat st;
@@ -41,32 +40,37 @@ static bool nobody_listens(const struct sockaddr_un *addr)
 	/* A file of another kind refuses connections as well. */
 	if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return false;
-	fd = net_unix_connect(addr);
+	fd = unix_connect(addr);
 	if (fd >= 0)
 		close(fd);
 	return fd == -ECONNREFUSED;
 }
 
-int net_unix_listen(const struct sockaddr_un *addr, int backlog)
+int unix_listen(const char *path, int backlog, struct err *err)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret;
+	struct sockaddr_un addr;
 	mode_t mask;
+	int ret, fd;
 
+	ret = unix_address(path, &addr, err);
+	if (ret < 0)
+		return ret;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return -errno;
-	mask = umask(0077);
-	ret = bind(fd, (const struct sockaddr *)addr, sizeof(*addr));
-	if (ret < 0 && errno == EADDRINUSE && nobody_listens(addr) && unlink(addr->sun_path) == 0)
-		ret = bind(fd, (const struct sockaddr *)addr, sizeof(*addr));
+		return err_set(err, errno, "'%s': %s", path, strerror(errno));
+	mask = umask(0177);
+	ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
+	if (ret < 0 && errno == EADDRINUSE && nobody_listens(&addr) && unlink(path) == 0)
+		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
 	ret = ret < 0 ? -errno : 0;
 	umask(mask);
 	if (ret == 0 && listen(fd, backlog) < 0) {
 		ret = -errno;
-		unlink(addr->sun_path);
+		unlink(path);
 	}
 	if (ret < 0) {
 		close(fd);
-		return ret;
+		return err_set(err, -ret, "'%s': %s", path, strerror(-ret));
 	}
 	return fd;
 }
