@@ -372,15 +372,21 @@ int node_lookup(struct share *s, struct node *dir, const char *name, struct node
 	return 0;
 }
 
-void node_keep(struct share *s, struct node *dir, const char *name)
+/* The node of what is @name in @dir; NULL: nothing is, or the client does not know it */
+static struct node *known(struct share *s, struct node *dir, const char *name, struct stat *st)
 {
 	int at = node_fd(s, dir);
-	struct stat st;
-	struct node *n;
 
-	if (at < 0 || fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return;
-	n = find(s, &st);
+	if (at < 0 || fstatat(at, name, st, AT_SYMLINK_NOFOLLOW) < 0)
+		return NULL;
+	return find(s, st);
+}
+
+void node_keep(struct share *s, struct node *dir, const char *name)
+{
+	struct stat st;
+	struct node *n = known(s, dir, name, &st);
+
 	if (!n || !n->parent || (st.st_nlink > 1 && !S_ISDIR(st.st_mode)) || n->pinned)
 		return;
 	if (s->pin_count >= s->fd_max / 2 || node_fd(s, n) < 0) {
@@ -395,13 +401,9 @@ void node_keep(struct share *s, struct node *dir, const char *name)
 
 void node_moved(struct share *s, struct node *dir, const char *name)
 {
-	int at = node_fd(s, dir);
 	struct stat st;
-	struct node *n;
+	struct node *n = known(s, dir, name, &st);
 
-	if (at < 0 || fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return;
-	n = find(s, &st);
 	if (!n || !n->parent || is_above(n, dir))
 		return;
 	n->refs++;
