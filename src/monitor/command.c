@@ -143,6 +143,11 @@ static const struct control_arg link_args[] = {
 	{ NULL },
 };
 #undef ID
+static const struct control_arg balloon_args[] = {
+	{ "target", CONTROL_SIZE, false, 4096, INT64_MAX, NULL,
+	  "memory that the guest shall have" },
+	{ NULL },
+};
 
 const struct control_command command_table[] = {
 	{ "status", "what the machine is and does", NULL, 0, command_status },
@@ -163,6 +168,8 @@ const struct control_command command_table[] = {
 	  command_disk_limits },
 	{ "net-limits", "set a card's rate", net_limits_args, 0, command_net_limits },
 	{ "net-link", "plug a card's cable in or out", link_args, 0, command_net_link },
+	{ "balloon", "show the balloon and the guest's memory, or set what it shall have",
+	  balloon_args, 0, command_balloon },
 	{ "events", "tell what happens from now on", events_args, 0, run_events },
 	{ "commands", "list the commands with their arguments", NULL, 0, run_commands },
 	{ NULL },

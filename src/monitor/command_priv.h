@@ -30,6 +30,9 @@ void command_net_limits(struct control_call *call, void *opaque);
 void command_net_link(struct control_call *call, void *opaque);
 void command_removals_done(struct commander *cmd);
 
+/* cmd_balloon.c */
+void command_balloon(struct control_call *call, void *opaque);
+
 /** command_state() - "running", "paused" or "stopped" */
 const char *command_state(const struct commander *cmd);
 

@@ -192,6 +192,7 @@ static const struct setting settings[] = {
 	{ "cmdline", set_cmdline, 0 },
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
+	{ "share", config_share_parse, 0 },
 	{ "vsock", config_vsock_parse, 0 },
 	{ "balloon", config_balloon_parse, 0 },
 	{ "genid", config_genid_parse, 0 },
@@ -282,6 +283,28 @@ static int json_nets(struct config *cfg, const char *what, json_t *list, struct 
 	return 0;
 }
 
+static int json_shares(struct config *cfg, const char *what, json_t *list, struct err *err)
+{
+	json_t *item;
+	size_t i;
+
+	if (!json_is_array(list))
+		return err_set(err, EINVAL, "config '%s': 'shares' is not a list", what);
+	config_shares_drop(cfg);
+	json_array_foreach(list, i, item)
+	{
+		_cleanup_free_ char *text = json_is_string(item)   ? strdup(json_string_value(item))
+					    : json_is_object(item) ? config_json_list(item)
+								   : NULL;
+		int ret = text ? config_share_parse(cfg, text, err)
+			       : err_set(err, EINVAL, "shares: values of wrong types");
+
+		if (ret < 0)
+			return err_prefix(err, ret, "config '%s'", what);
+	}
+	return 0;
+}
+
 /* KEY=VALUE,..., in JSON also an object */
 static bool is_list(const struct setting *s)
 {
@@ -296,7 +319,7 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	int ret;
 
 	/* Several disks and networks have lists of their own. */
-	if (!s || s->set == config_disk_parse || s->set == set_net)
+	if (!s || s->set == config_disk_parse || s->set == set_net || s->set == config_share_parse)
 		return err_set(err, EINVAL, "config '%s': unknown key '%s'", what, key);
 	if (!s->set) {
 		if (!json_is_boolean(value))
@@ -342,9 +365,10 @@ int config_parse_json(struct config *cfg, const char *what, const char *text, si
 	} else {
 		json_object_foreach(root, key, value)
 		{
-			ret = !strcmp(key, "disks")  ? json_disks(cfg, what, value, err)
-			      : !strcmp(key, "nets") ? json_nets(cfg, what, value, err)
-						     : json_setting(cfg, what, key, value, err);
+			ret = !strcmp(key, "disks")    ? json_disks(cfg, what, value, err)
+			      : !strcmp(key, "nets")   ? json_nets(cfg, what, value, err)
+			      : !strcmp(key, "shares") ? json_shares(cfg, what, value, err)
+						       : json_setting(cfg, what, key, value, err);
 			if (ret < 0)
 				break;
 		}
@@ -418,7 +442,7 @@ static int take_option(int argc, char **argv, int *i, const struct setting **ret
 int config_parse_args(struct config *cfg, int argc, char **argv, enum config_action *ret_action,
 		      struct err *err)
 {
-	bool disks_dropped = false, nets_dropped = false;
+	bool disks_dropped = false, nets_dropped = false, shares_dropped = false;
 
 	*ret_action = CONFIG_RUN;
 	if (argc >= 2 && !strcmp(argv[1], "--probe")) {
@@ -460,6 +484,10 @@ int config_parse_args(struct config *cfg, int argc, char **argv, enum config_act
 				drop_nets(cfg);
 				nets_dropped = true;
 			}
+			if (s->set == config_share_parse && !shares_dropped) {
+				config_shares_drop(cfg);
+				shares_dropped = true;
+			}
 			ret = s->set(cfg, value, err);
 			if (ret < 0)
 				return ret;
@@ -499,6 +527,7 @@ void config_done(struct config *cfg)
 {
 	config_disks_drop(cfg);
 	drop_nets(cfg);
+	config_shares_drop(cfg);
 	config_vsock_done(&cfg->vsock);
 	free(cfg->accel);
 	free(cfg->kernel);
@@ -534,6 +563,10 @@ const char *config_usage(void)
 	       "                      add a network card; repeatable; keys of all: id, mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
+	       "  --share tag=NAME,path=FOLDER[,readonly=on]\n"
+	       "                      share a folder; the guest mounts it as file system "
+	       "virtiofs;\n"
+	       "                      repeatable\n"
 	       "  --vsock cid=N,path=FILE\n"
 	       "                      sockets between guest and host: FILE is that of the host's\n"
 	       "                      clients, FILE_PORT of those who listen for the guest\n"

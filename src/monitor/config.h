@@ -15,6 +15,7 @@
 
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX 8
+#define CONFIG_SHARES_MAX 3
 #define CONFIG_ID_MAX 63 /* characters of a name */
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
@@ -27,6 +28,11 @@ struct config_disk {
 	char *serial;	       /* NULL: made from its number */
 	unsigned queues;       /* 0: one a CPU */
 	struct disk_options o; /* all but the engine and a snapshot's name */
+};
+
+struct config_share {
+	char *tag, *path;
+	bool readonly;
 };
 
 struct config_vsock {
@@ -46,6 +52,8 @@ struct config {
 	unsigned net_count;
 	bool no_genid, has_genid; /* neither: random, another one after each load */
 	uint8_t genid[16];
+	struct config_share shares[CONFIG_SHARES_MAX];
+	unsigned share_count;
 	struct config_vsock vsock;
 	bool balloon;
 	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */

@@ -11,6 +11,7 @@
 
 #define CID_MIN 3 /* 0: hypervisor, 1: the machine itself, 2: its host */
 #define CID_MAX 0xfffffffeu
+#define TAG_MAX 36 /* bytes, what virtio has room for */
 
 struct key {
 	const char *name;
@@ -108,6 +109,66 @@ void config_vsock_done(struct config_vsock *v)
 {
 	free(v->path);
 	*v = (struct config_vsock) { 0 };
+}
+
+/* ---- shares ---- */
+
+static int set_tag(void *dev, const char *value, struct err *err)
+{
+	if (strlen(value) > TAG_MAX)
+		return err_set(err, EINVAL, "tag '%s': more than %u bytes", value, TAG_MAX);
+	return copy_text(&((struct config_share *)dev)->tag, "tag", value, err);
+}
+
+static int set_folder(void *dev, const char *value, struct err *err)
+{
+	return copy_text(&((struct config_share *)dev)->path, "path", value, err);
+}
+
+static int set_readonly(void *dev, const char *value, struct err *err)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return err_set(err, EINVAL, "readonly '%s': neither on nor off", value);
+	((struct config_share *)dev)->readonly = !strcmp(value, "on");
+	return 0;
+}
+
+static void share_done(struct config_share *s)
+{
+	free(s->tag);
+	free(s->path);
+	*s = (struct config_share) { 0 };
+}
+
+int config_share_parse(struct config *cfg, const char *text, struct err *err)
+{
+	static const struct key keys[] = { { "tag", set_tag },
+					   { "path", set_folder },
+					   { "readonly", set_readonly } };
+	struct config_share s = { 0 };
+	int ret;
+
+	if (cfg->share_count == CONFIG_SHARES_MAX)
+		return err_set(err, EINVAL, "share '%s': more than %u", text, CONFIG_SHARES_MAX);
+	ret = set_keys(&s, "share", keys, ARRAY_SIZE(keys), text, err);
+	if (ret == 0 && (!s.tag || !s.path))
+		ret = err_set(err, EINVAL, "share '%s': '%s' is missing", text,
+			      s.tag ? "path" : "tag");
+	for (unsigned i = 0; i < cfg->share_count && ret == 0; i++)
+		if (!strcmp(cfg->shares[i].tag, s.tag))
+			ret = err_set(err, EINVAL, "share '%s': the tag is there already", text);
+	if (ret < 0) {
+		share_done(&s);
+		return ret;
+	}
+	cfg->shares[cfg->share_count++] = s;
+	return 0;
+}
+
+void config_shares_drop(struct config *cfg)
+{
+	while (cfg->share_count)
+		share_done(&cfg->shares[--cfg->share_count]);
 }
 
 /* ---- generation ID ---- */

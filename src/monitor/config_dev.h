@@ -10,6 +10,10 @@
 /** config_vsock_parse() - cid=N,path=PATH */
 int config_vsock_parse(struct config *cfg, const char *text, struct err *err);
 
+/** config_share_parse() - tag=NAME,path=FOLDER[,readonly=on|off]: one more */
+int config_share_parse(struct config *cfg, const char *text, struct err *err);
+void config_shares_drop(struct config *cfg);
+
 /** config_genid_parse() - auto, off or a GUID */
 int config_genid_parse(struct config *cfg, const char *text, struct err *err);
 

@@ -256,6 +256,8 @@ void machine_fill_table(struct machine *m)
 	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
 		if (m->nets[i])
 			add_virtio_row(m, "network", m->nets[i]);
+	for (unsigned i = 0; i < m->cfg->share_count; i++)
+		add_virtio_row(m, m->cfg->shares[i].tag, m->shares[i]);
 	if (m->vsock)
 		add_virtio_row(m, "sockets", m->vsock);
 	if (m->balloon)
@@ -412,6 +414,10 @@ static int add_virtio(struct machine *m, struct err *err)
 		m->net_cfg[i] = &m->cfg->nets[i];
 		ret = machine_make_net(m, i, err);
 	}
+	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
+		ret = virtio_fs_new(&env, SLOT_SHARES + i, m->cfg->shares[i].tag,
+				    m->cfg->shares[i].path, m->cfg->shares[i].readonly,
+				    &m->shares[i], err);
 	if (ret == 0 && m->cfg->vsock.path)
 		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
 				       &m->vsock, err);
@@ -495,6 +501,8 @@ void machine_free(struct machine *m)
 		virtio_dev_free(m->nets[i]);
 		machine_forget_config(m, SLOT_NETS + i);
 	}
+	for (unsigned i = 0; i < CONFIG_SHARES_MAX; i++)
+		virtio_dev_free(m->shares[i]);
 	virtio_dev_free(m->vsock);
 	virtio_dev_free(m->balloon);
 	virtio_dev_free(m->vcon);

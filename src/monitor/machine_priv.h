@@ -31,11 +31,13 @@
 #define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
 #define SLOT_VSOCK (SLOT_NETS + CONFIG_NETS_MAX)
 #define SLOT_BALLOON (SLOT_VSOCK + 1)
+#define SLOT_SHARES (SLOT_BALLOON + 1)
 
 #define PLATFORM_ROWS 8
 #define MACHINE_ID_SIZE 64 /* of a device's id, its end included */
 #define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define TABLE_MAX                                                                                  \
+	(PLATFORM_ROWS + TEST_ROWS + 4 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX + CONFIG_SHARES_MAX)
 
 struct machine {
 	const struct config *cfg;
@@ -65,6 +67,7 @@ struct machine {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	struct virtio_dev *blks[CONFIG_DISKS_MAX];
 	struct virtio_dev *nets[CONFIG_NETS_MAX];
+	struct virtio_dev *shares[CONFIG_SHARES_MAX];
 	struct virtio_dev *vsock, *balloon;		      /* NULL: none */
 	const struct config_disk *disk_cfg[CONFIG_DISKS_MAX]; /* of the disks that are there */
 	const struct config_net *net_cfg[CONFIG_NETS_MAX];

@@ -226,6 +226,14 @@ void virtio_balloon_get_info(struct virtio_dev *dev, struct virtio_balloon_info 
 void virtio_balloon_ask_stats(struct virtio_dev *dev);
 
 /**
+ * virtio_fs_new() - a folder of the host (virtio 1.2, 5.11)
+ * @tag: by which the guest mounts it, 1 to 36 bytes
+ * @path: the folder
+ */
+int virtio_fs_new(const struct virtio_env *env, unsigned slot, const char *tag, const char *path,
+		  bool readonly, struct virtio_dev **ret_dev, struct err *err);
+
+/**
  * virtio_vsock_new() - sockets between the guest and this host's UNIX sockets (virtio 1.2, 5.10)
  * @cid: the guest's, 3 to 0xfffffffe
  * @path: of the socket that clients of the host connect to; made, and gone with the device. The

@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "../unit/virtio_driver.h"
 #include "disk/disk.h"
@@ -22,6 +23,7 @@ enum target_kind {
 	TARGET_BLK_SNAPSHOT,
 	TARGET_VSOCK,
 	TARGET_BALLOON,
+	TARGET_FS,
 	TARGET_KINDS,
 };
 
@@ -67,6 +69,11 @@ static inline void target_plug(struct target *t)
 		break;
 	case TARGET_BALLOON:
 		ret = virtio_balloon_new(&env, DRV_SLOT, DRV_RAM / 2, &t->dev, NULL);
+		break;
+	case TARGET_FS:
+		snprintf(t->path, sizeof(t->path), "/tmp/eyot-fuzz-fs-%d", getpid());
+		mkdir(t->path, 0755);
+		ret = virtio_fs_new(&env, DRV_SLOT, "fuzz", t->path, false, &t->dev, NULL);
 		break;
 	default:
 		t->image = memfd_create("image", MFD_CLOEXEC);
@@ -147,6 +154,12 @@ static inline void target_done(struct target *t)
 	disk_close(t->disk);
 	if (t->image >= 0)
 		close(t->image);
+	if (t->kind == TARGET_FS) {
+		char command[96];
+
+		snprintf(command, sizeof(command), "rm -rf %s", t->path);
+		assert(system(command) == 0);
+	}
 	machine_done(&t->m);
 }
 

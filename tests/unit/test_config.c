@@ -92,6 +92,32 @@ static void test_vsock(void **state)
 	assert_int_equal(cfg.vsock.cid, 5); /* what was there stays */
 }
 
+static void test_shares(void **state)
+{
+	assert_int_equal(JSON("{\"shares\":[\"tag=x,path=/x\",{\"tag\":\"y\",\"path\":\"/a,b\","
+			      "\"readonly\":true}]}"),
+			 0);
+	assert_int_equal(cfg.share_count, 2);
+	assert_string_equal(cfg.shares[1].path, "/a,b");
+	assert_true(cfg.shares[1].readonly && !cfg.shares[0].readonly);
+	assert_int_equal(ARGS("--share", "tag=a,path=/a", "--share", "path=b,tag=b,readonly=off"),
+			 0);
+	assert_int_equal(cfg.share_count, 2);
+	assert_string_equal(cfg.shares[0].tag, "a");
+	assert_int_equal(JSON("{\"shares\":[3]}"), -EINVAL);
+	assert_int_equal(JSON("{\"shares\":\"tag=x,path=/x\"}"), -EINVAL);
+	assert_int_equal(JSON("{\"share\":\"tag=x,path=/x\"}"), -EINVAL);
+	assert_int_equal(ARGS("--share", "tag=a"), -EINVAL);
+	assert_int_equal(ARGS("--share", "path=/a"), -EINVAL);
+	assert_int_equal(ARGS("--share", "tag=a,path=/a", "--share", "tag=a,path=/b"), -EINVAL);
+	assert_int_equal(ARGS("--share", "tag=0123456789012345678901234567890123456,path=/a"),
+			 -EINVAL);
+	assert_int_equal(ARGS("--share", "tag=a,path=/a,readonly=yes"), -EINVAL);
+	assert_int_equal(ARGS("--share", "tag=a,path=/a", "--share", "tag=b,path=/a", "--share",
+			      "tag=c,path=/a", "--share", "tag=d,path=/a"),
+			 -EINVAL);
+}
+
 static void test_genid(void **state)
 {
 	static const uint8_t id[16] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66,
@@ -426,7 +452,7 @@ int main(void)
 		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
 		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
 		T(test_bad_nets), T(test_probe),    T(test_vsock),	 T(test_balloon),
-		T(test_genid),
+		T(test_genid),	  T(test_shares),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
