@@ -37,7 +37,7 @@ struct config {
 	unsigned net_count;
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
-	bool debug_exit, no_reboot;
+	bool debug_exit, no_reboot, sandbox;
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;
