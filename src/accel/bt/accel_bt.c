@@ -290,6 +290,8 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 
 	if (cpu == MAP_FAILED)
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
+	/* The process of a user network would keep a copy of what is written here later. */
+	madvise(cpu, sizeof(*cpu), MADV_DONTFORK);
 	cpu->self = cpu;
 	cpu->vm = vm;
 	cpu->index = index;
