@@ -73,7 +73,8 @@ static void test_options(void **state)
 	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
 			      "--memory=1G", "--disk", "a,,b,snapshot", "--disk", "c,readonly",
 			      "--console", "unix:/s", "--debug-exit", "--no-reboot", "--name",
-			      "a-b.c_1", "--log", "debug", "--accel", "bt", "--accel-debug", "x"),
+			      "a-b.c_1", "--log", "debug", "--accel", "bt", "--accel-debug", "x",
+			      "--sandbox", "on"),
 			 0);
 	assert_int_equal(action, CONFIG_RUN);
 	assert_string_equal(cfg.kernel, "k");
