@@ -31,3 +31,15 @@ int size_parse(const char *text, uint64_t *ret_bytes)
 	*ret_bytes = (uint64_t)n << shift;
 	return 0;
 }
+
+void list_next(const char **text, char *word)
+{
+	const char *p = *text;
+
+	while (*p && (*p != ',' || p[1] == ',')) {
+		p += *p == ',';
+		*word++ = *p++;
+	}
+	*word = '\0';
+	*text = *p ? p + 1 : NULL;
+}

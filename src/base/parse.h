@@ -8,4 +8,11 @@
 /** size_parse() - "512M", "2G", "65536K", "1048576"; 0 or -EINVAL, -ERANGE */
 int size_parse(const char *text, uint64_t *ret_bytes);
 
+/**
+ * list_next() - the next word of a list with commas, double ones made single
+ * @text: moves behind it, to NULL after the last
+ * @word: as long as *@text
+ */
+void list_next(const char **text, char *word);
+
 #endif

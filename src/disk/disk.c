@@ -17,10 +17,28 @@
 #include "disk/driver.h"
 #include "disk/qcow2_format.h"
 
+static void add(_Atomic uint64_t *sum, uint64_t n)
+{
+	atomic_fetch_add_explicit(sum, n, memory_order_relaxed);
+}
+
+/* Requests that we refused say nothing of the host. */
+static bool is_host_error(int ret)
+{
+	return ret < 0 && ret != -EINVAL && ret != -EROFS;
+}
+
 void disk_complete(struct disk_req *req, int ret)
 {
 	struct disk *disk = req->disk;
 
+	add(&disk->stat_count[req->op], 1);
+	add(&disk->stat_bytes[req->op], req->op == DISK_FLUSH ? 0 : req->len);
+	add(&disk->stat_ns[req->op], clock_now_ns() - req->queued_ns);
+	if (ret < 0)
+		add(&disk->stat_errors, 1);
+	if (is_host_error(ret) && disk->on_error)
+		disk->on_error(disk->on_error_arg, req->op, ret);
 	req->done(req, ret);
 	atomic_fetch_sub_explicit(&disk->inflight, 1, memory_order_release);
 }
@@ -60,6 +78,7 @@ void disk_queue(struct disk *disk, struct disk_req *req)
 	int ret = check(disk, req);
 
 	req->disk = disk;
+	req->queued_ns = clock_now_ns();
 	req->cut = NULL;
 	atomic_fetch_add_explicit(&disk->inflight, 1, memory_order_relaxed);
 	if (disk->no_discard && req->op == DISK_WRITE_ZEROES)
@@ -79,7 +98,50 @@ int disk_read_now(struct disk *disk, const struct disk_req *req)
 {
 	if (req->op != DISK_READ || !req->len || disk->throttle || check(disk, req) < 0)
 		return -EAGAIN;
-	return disk->drv->read_now(disk->priv, req);
+	if (disk->drv->read_now(disk->priv, req) < 0)
+		return -EAGAIN;
+	add(&disk->stat_count[DISK_READ], 1);
+	add(&disk->stat_bytes[DISK_READ], req->len);
+	return 0;
+}
+
+void disk_get_stats(struct disk *disk, struct disk_stats *ret_stats)
+{
+	for (unsigned i = 0; i < DISK_OPS; i++) {
+		ret_stats->count[i] = atomic_load(&disk->stat_count[i]);
+		ret_stats->bytes[i] = atomic_load(&disk->stat_bytes[i]);
+		ret_stats->time_ns[i] = atomic_load(&disk->stat_ns[i]);
+	}
+	ret_stats->errors = atomic_load(&disk->stat_errors);
+}
+
+void disk_on_error(struct disk *disk, void (*fn)(void *arg, enum disk_op op, int ret), void *arg)
+{
+	disk->on_error = fn;
+	disk->on_error_arg = arg;
+}
+
+int disk_grow(struct disk *disk, uint64_t size, struct err *err)
+{
+	if (disk->readonly)
+		return err_set(err, EROFS, "it is read-only");
+	if (size % DISK_SECTOR || size < disk->size || size > INT64_MAX - DISK_SECTOR)
+		return err_set(err, EINVAL, "%llu bytes: not a multiple of %u from its %llu on",
+			       (unsigned long long)size, DISK_SECTOR,
+			       (unsigned long long)disk->size);
+	if (!disk->drv->grow)
+		return err_set(err, EOPNOTSUPP,
+			       "its format cannot grow in use; eyot-img resize can when it is not");
+	disk_drain(disk);
+	return disk->drv->grow(disk, size, err);
+}
+
+int disk_set_limits(struct disk *disk, const struct disk_limits *limits, struct err *err)
+{
+	if (!disk->throttle)
+		return throttle_new(disk, disk->loop, limits, err);
+	throttle_set(disk->throttle, limits);
+	return 0;
 }
 
 void disk_kick(struct disk *disk)
@@ -159,6 +221,7 @@ int disk_open(struct loop *loop, const char *path, const struct disk_options *op
 	if (!disk)
 		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
 	disk->no_discard = opt->no_discard;
+	disk->loop = loop;
 	ret = aio_new(loop, opt->engine, &disk->aio, err);
 	if (ret == 0 && (opt->limits.iops || opt->limits.bps))
 		ret = throttle_new(disk, loop, &opt->limits, err);

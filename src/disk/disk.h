@@ -92,6 +92,7 @@ struct disk_req {
 
 	/* Private */
 	struct disk *disk;
+	uint64_t queued_ns; /* clock_now_ns() */
 	struct aio_op aio;
 	struct file_op fop;
 	struct iovec *cut;	    /* shortened to end the present part */
@@ -203,6 +204,37 @@ int disk_read_now(struct disk *disk, const struct disk_req *req);
  * when all that follows is zeros; other -errno.
  */
 int disk_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start, uint64_t *ret_end);
+
+#define DISK_OPS 5
+
+struct disk_stats {
+	uint64_t
+	    count[DISK_OPS]; /* requests that are done, by enum disk_op, failed ones included */
+	uint64_t bytes[DISK_OPS];
+	uint64_t time_ns[DISK_OPS]; /* from disk_queue() to completion, limits included */
+	uint64_t errors;
+};
+
+/** disk_get_stats() - figures since it was opened; any thread */
+void disk_get_stats(struct disk *disk, struct disk_stats *ret_stats);
+
+/**
+ * disk_on_error() - be told when the host fails a request, before its completion
+ * @fn: on the loop thread; @ret: a negative errno
+ */
+void disk_on_error(struct disk *disk, void (*fn)(void *arg, enum disk_op op, int ret), void *arg);
+
+/**
+ * disk_grow() - make the disk larger, while it is in use
+ * @size: bytes; a block device's must be what the host made of it
+ *
+ * Nothing may be queued meanwhile. Return: 0; -EINVAL: smaller, or no multiple of
+ * DISK_SECTOR; -EROFS; -EOPNOTSUPP: this format cannot; what the host says.
+ */
+int disk_grow(struct disk *disk, uint64_t size, struct err *err);
+
+/** disk_set_limits() - new limits, all; nothing may be queued meanwhile; 0 or -ENOMEM */
+int disk_set_limits(struct disk *disk, const struct disk_limits *limits, struct err *err);
 
 /** disk_kick() - hand all queued requests to the host */
 void disk_kick(struct disk *disk);

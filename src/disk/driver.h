@@ -21,6 +21,8 @@ struct disk_driver {
 		     void (*done)(struct disk_req *req, int ret));
 	/* See disk_next_data(). */
 	int (*next_data)(struct disk *disk, uint64_t off, uint64_t *ret_start, uint64_t *ret_end);
+	/* See disk_grow(); checked but for what only the driver knows; NULL: cannot. */
+	int (*grow)(struct disk *disk, uint64_t size, struct err *err);
 	/* Called with nothing in flight; what is written back fails into @err. */
 	int (*close)(struct disk *disk, struct err *err);
 };
@@ -33,8 +35,13 @@ struct disk {
 	unsigned block_size;
 	enum disk_format format;
 	bool readonly;
+	struct loop *loop;
 	struct throttle *throttle; /* NULL: no limits */
 	bool no_discard;	   /* discards do nothing, zeroes keep their space */
+	void (*on_error)(void *arg, enum disk_op op, int ret); /* may be NULL */
+	void *on_error_arg;
+	_Atomic uint64_t stat_count[DISK_OPS], stat_bytes[DISK_OPS], stat_ns[DISK_OPS];
+	_Atomic uint64_t stat_errors;
 	atomic_uint inflight; /* requests between disk_queue() and the return of their completion */
 };
 
@@ -146,6 +153,7 @@ int overlay_open(struct disk *disk, struct err *err);
 /* throttle.c: hold requests back until the limits let them start. */
 int throttle_new(struct disk *disk, struct loop *loop, const struct disk_limits *limits,
 		 struct err *err);
+void throttle_set(struct throttle *t, const struct disk_limits *limits);
 void throttle_free(struct throttle *t);
 bool throttle_take(struct throttle *t, struct disk_req *req); /* false: it will start later */
 void throttle_release(struct throttle *t); /* let all that waits start; loop thread */

@@ -41,7 +41,29 @@ static int raw_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start, u
 	return file_next_data(disk->priv, off, disk->size, ret_start, ret_end);
 }
 
+/* What lies behind the end of the file reads as zeros, and a write makes it longer. */
+static int raw_grow(struct disk *disk, uint64_t size, struct err *err)
+{
+	struct file *file = disk->priv;
+	uint64_t host;
+	struct stat st;
+
+	/* sandbox: loop: newfstatat, ioctl(*, BLKGETSIZE64), ftruncate */
+	if (fstat(file->fd, &st) < 0)
+		return err_set(err, errno, "%s", strerror(errno));
+	if (S_ISBLK(st.st_mode)) {
+		if (ioctl(file->fd, BLKGETSIZE64, &host) < 0 || host < size)
+			return err_set(err, ENOSPC, "the block device is smaller than that");
+	} else if ((uint64_t)st.st_size < size && ftruncate(file->fd, (off_t)size) < 0) {
+		return err_set(err, errno, "%s", strerror(errno));
+	}
+	file->eof = size;
+	disk->size = size;
+	return 0;
+}
+
 static const struct disk_driver raw_driver = {
+	.grow = raw_grow,
 	.start = raw_start,
 	.read_now = raw_read_now,
 	.read = raw_read,

@@ -141,6 +141,16 @@ int throttle_new(struct disk *disk, struct loop *loop, const struct disk_limits 
 	return 0;
 }
 
+void throttle_set(struct throttle *t, const struct disk_limits *limits)
+{
+	pthread_mutex_lock(&t->lock);
+	bucket_init(&t->ops, limits->iops, limits->burst_s);
+	bucket_init(&t->bytes, limits->bps, limits->burst_s);
+	t->last_ns = clock_now_ns();
+	pthread_mutex_unlock(&t->lock);
+	start_waiting(t, false);
+}
+
 void throttle_free(struct throttle *t)
 {
 	if (!t)

@@ -157,7 +157,8 @@ static uint32_t read_locked(struct pci_host *host, unsigned slot, unsigned off, 
 	struct pci_dev *dev = slot < PCI_SLOT_COUNT ? host->devs[slot] : NULL;
 	uint32_t val = 0;
 
-	if (!dev || size > 4 || off >= PCI_CONFIG_SIZE || size > PCI_CONFIG_SIZE - off)
+	if (!dev || dev->hidden || size > 4 || off >= PCI_CONFIG_SIZE ||
+	    size > PCI_CONFIG_SIZE - off)
 		return 0xffffffffu >> (32 - 8 * min_u64(size, 4));
 	if (dev->ops && dev->ops->config_read)
 		dev->ops->config_read(dev, off, size);
@@ -178,7 +179,8 @@ static void write_locked(struct pci_host *host, unsigned slot, unsigned off, uns
 	struct pci_dev *dev = slot < PCI_SLOT_COUNT ? host->devs[slot] : NULL;
 	bool changed = false;
 
-	if (!dev || size > 4 || off >= PCI_CONFIG_SIZE || size > PCI_CONFIG_SIZE - off)
+	if (!dev || dev->hidden || size > 4 || off >= PCI_CONFIG_SIZE ||
+	    size > PCI_CONFIG_SIZE - off)
 		return;
 	for (unsigned i = 0; i < size; i++) {
 		uint8_t *byte = &dev->config[off + i], in = (uint8_t)(val >> (8 * i));
@@ -371,15 +373,56 @@ void pci_dev_done(struct pci_dev *dev)
 	dev->host = NULL;
 }
 
-/* The next free address of a window, naturally aligned; memory BARs never share a page */
-static int bar_place(uint64_t *next, uint64_t end, uint64_t size, uint64_t granule,
-		     uint64_t *ret_addr)
+bool pci_hide(struct pci_host *host, unsigned slot)
 {
-	uint64_t step = max_u64(size, granule), addr = align_up(*next, step);
+	struct pci_dev *dev;
+	bool was;
 
-	if (addr < *next || addr > end || step > end - addr)
+	pthread_mutex_lock(&host->lock);
+	dev = slot && slot < PCI_SLOT_COUNT ? host->devs[slot] : NULL;
+	was = dev && !dev->hidden;
+	if (was) {
+		put_le16(dev->config + PCI_REG_COMMAND, PCI_COMMAND_INTX_DISABLE);
+		config_changed(dev);
+		dev->hidden = true;
+	}
+	pthread_mutex_unlock(&host->lock);
+	return was;
+}
+
+/*
+ * Whether a BAR was given an address in [@addr, @addr+@size); the end of that one's share then.
+ * Memory BARs never share a page.
+ */
+static bool bar_taken(const struct pci_host *host, unsigned io, uint64_t addr, uint64_t size,
+		      uint64_t *ret_end)
+{
+	for (unsigned slot = 0; slot < PCI_SLOT_COUNT; slot++) {
+		for (unsigned i = 0; host->devs[slot] && i < PCI_BAR_COUNT; i++) {
+			const struct pci_bar *bar = &host->devs[slot]->bars[i];
+			uint64_t len = io ? bar->size : align_up(bar->size, PAGE_SIZE);
+
+			if (!bar->size || (bar->flags & PCI_BAR_IO) != io)
+				continue;
+			if (bar->initial < addr + size && addr < bar->initial + len) {
+				*ret_end = bar->initial + len;
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+/* The lowest free address of a window, naturally aligned: devices come and go. */
+static int bar_place(const struct pci_host *host, unsigned io, uint64_t base, uint64_t len,
+		     uint64_t size, uint64_t *ret_addr)
+{
+	uint64_t step = io ? size : max_u64(size, PAGE_SIZE), addr = align_up(base, step);
+
+	while (bar_taken(host, io, addr, step, &addr))
+		addr = align_up(addr, step);
+	if (addr - base > len || step > len - (addr - base))
 		return -ENOSPC;
-	*next = addr + step;
 	*ret_addr = addr;
 	return 0;
 }
@@ -412,13 +455,11 @@ int pci_add_bar(struct pci_dev *dev, unsigned idx, uint64_t size, unsigned flags
 		return -EINVAL;
 	pthread_mutex_lock(&host->lock);
 	if (flags & PCI_BAR_IO)
-		ret = bar_place(&host->next_io, PCI_IO_BASE + PCI_IO_SIZE, size, 4, &addr);
+		ret = bar_place(host, PCI_BAR_IO, PCI_IO_BASE, PCI_IO_SIZE, size, &addr);
 	else if (flags & PCI_BAR_MEM64)
-		ret = bar_place(&host->next_mem64, MEM_PCI64_BASE + MEM_PCI64_SIZE, size, PAGE_SIZE,
-				&addr);
+		ret = bar_place(host, 0, MEM_PCI64_BASE, MEM_PCI64_SIZE, size, &addr);
 	else
-		ret = bar_place(&host->next_mem32, MEM_PCI32_BASE + MEM_PCI32_SIZE, size, PAGE_SIZE,
-				&addr);
+		ret = bar_place(host, 0, MEM_PCI32_BASE, MEM_PCI32_SIZE, size, &addr);
 	if (ret < 0)
 		goto out;
 	bar = &dev->bars[idx];
@@ -553,9 +594,6 @@ int pci_host_new(struct bus *pio, struct bus *mmio, const struct irq_sink *irq,
 	host->mmio = mmio;
 	host->irq = irq;
 	host->platform = platform;
-	host->next_mem32 = MEM_PCI32_BASE;
-	host->next_mem64 = MEM_PCI64_BASE;
-	host->next_io = PCI_IO_BASE;
 	dev_init(&host->bridge, host, 0, "host bridge", &bridge_ids, NULL);
 	ret = bus_add(pio, PORT_PCI_ADDRESS, 4, &address_ops, host);
 	if (!ret)

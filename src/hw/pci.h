@@ -121,6 +121,7 @@ struct pci_dev {
 	unsigned cap_last; /* the last capability, 0: none */
 	struct pci_msix msix;
 	atomic_bool master; /* bus master enable */
+	bool hidden;	    /* the guest has ejected it: the slot reads empty; see pci_hide() */
 	bool intx_level;    /* what the device asks for; under the host's INTx lock */
 	bool intx_disabled; /* mirror of the command register; under the host's INTx lock */
 	bool intx_asserted; /* counted in the host's line; under the host's INTx lock */
@@ -171,6 +172,13 @@ int pci_dev_init(struct pci_dev *dev, struct pci_host *host, unsigned slot, cons
 /** pci_dev_done() - take its BARs off the buses and leave the slot; no callback runs afterwards
  * from PCI */
 void pci_dev_done(struct pci_dev *dev);
+
+/**
+ * pci_hide() - make a slot read as empty and take its device off the buses
+ * For a device that the guest has released, until its owner ends it. Any thread.
+ * Return: whether there was one.
+ */
+bool pci_hide(struct pci_host *host, unsigned slot);
 
 /**
  * pci_add_bar() - add a BAR

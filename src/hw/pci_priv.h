@@ -10,9 +10,8 @@
 struct pci_host {
 	pthread_mutex_t lock; /* configuration spaces, devs, address */
 	struct pci_dev *devs[PCI_SLOT_COUNT];
-	uint32_t address;			  /* port 0xcf8 */
-	uint8_t reset_control;			  /* port 0xcf9 */
-	uint64_t next_mem32, next_mem64, next_io; /* first free address of each window */
+	uint32_t address;      /* port 0xcf8 */
+	uint8_t reset_control; /* port 0xcf9 */
 
 	pthread_mutex_t intx_lock; /* innermost: line counts and the devices' intx_* */
 	unsigned intx_count[PCI_INTX_LINES];

@@ -28,10 +28,13 @@
 #define PORT_DEBUG_EXIT 0xf4 /* 4 ports, only with --debug-exit */
 #define PORT_PVPANIC 0x505
 #define PORT_PM_BASE 0x600
-#define PORT_PM1A_EVT (PORT_PM_BASE + 0) /* 4 ports: status, enable */
-#define PORT_PM1A_CNT (PORT_PM_BASE + 4) /* 2 ports */
-#define PORT_PM_TMR (PORT_PM_BASE + 8)	 /* 4 ports, 32-bit counter: FADT TMR_VAL_EXT is set */
+#define PORT_PM1A_EVT (PORT_PM_BASE + 0)  /* 4 ports: status, enable */
+#define PORT_PM1A_CNT (PORT_PM_BASE + 4)  /* 2 ports */
+#define PORT_PM_TMR (PORT_PM_BASE + 8)	  /* 4 ports, 32-bit counter: FADT TMR_VAL_EXT is set */
+#define PORT_PM_GPE0 (PORT_PM_BASE + 0xc) /* 4 ports: status, enable of 16 events */
 #define PORT_PM_SIZE 0x10
+#define PORT_HOTPLUG 0x620 /* 12 ports; see hotplug.c */
+#define PORT_HOTPLUG_SIZE 12
 
 /* Where test kernels look for them; only with --debug-exit */
 #define PORT_FW_CFG 0x510	       /* 2 ports */
@@ -43,6 +46,10 @@
 #define PM_RESET_VALUE 0x06
 /* SLP_TYPa of \_S5; SMI_CMD is 0: the platform is always in ACPI mode (SCI_EN reads 1) */
 #define PM_SLP_TYP_S5 5
+
+/* General purpose events: \_GPE._Exx says what they mean */
+#define PM_GPE_HOTPLUG 1 /* the hot plug registers have something */
+#define PM_GPE_GENID 5	 /* the generation ID has changed */
 
 /* Interrupt lines: IOAPIC pins (= GSIs). MADT overrides ISA 0 -> GSI 2 and ISA 9 -> level, active
  * high. */

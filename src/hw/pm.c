@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI fixed hardware: PM1a event block, PM1a control, PM timer.
+ * ACPI fixed hardware: PM1a event block, PM1a control, PM timer, GPE0 block (ACPI 6.4, 4.8.4.1).
  *
  * The platform is always in ACPI mode: SCI_EN reads 1 and SMI_CMD does not
  * exist. The SCI is level-triggered: asserted while an enabled status bit is
@@ -31,10 +31,13 @@
 #define REG_EN 2
 #define REG_CNT 4
 #define REG_TMR 8
+#define REG_GPE_STS 12
+#define REG_GPE_EN 14
 
 struct pm {
 	pthread_mutex_t lock;
 	uint16_t sts, en, cnt;
+	uint16_t gpe_sts, gpe_en;
 	bool sci;
 	uint64_t start_ns;    /* when the counter stood at zero */
 	uint64_t seen_halves; /* changes of bit 31 that the status bit has shown */
@@ -61,7 +64,7 @@ static void update(struct pm *pm)
 	if (halves != pm->seen_halves)
 		pm->sts |= STS_TIMER;
 	pm->seen_halves = halves;
-	sci = pm->sts & pm->en;
+	sci = pm->sts & pm->en || pm->gpe_sts & pm->gpe_en;
 	if (sci != pm->sci) {
 		pm->sci = sci;
 		irq_line(pm->irq, GSI_SCI, sci);
@@ -99,6 +102,12 @@ static uint8_t read_byte(struct pm *pm, unsigned off, uint32_t timer)
 		return (uint8_t)((pm->cnt | CNT_SCI_EN) >> (8 * (off - REG_CNT)));
 	case REG_TMR ... REG_TMR + 3:
 		return (uint8_t)(timer >> (8 * (off - REG_TMR)));
+	case REG_GPE_STS:
+	case REG_GPE_STS + 1:
+		return (uint8_t)(pm->gpe_sts >> (8 * (off - REG_GPE_STS)));
+	case REG_GPE_EN:
+	case REG_GPE_EN + 1:
+		return (uint8_t)(pm->gpe_en >> (8 * (off - REG_GPE_EN)));
 	}
 	return 0;
 }
@@ -138,6 +147,14 @@ static bool write_byte(struct pm *pm, unsigned off, uint8_t val)
 	case REG_CNT + 1:
 		pm->cnt = (pm->cnt & keep) | (in & CNT_KEPT);
 		return in & CNT_SLP_EN && (pm->cnt >> 10 & 7) == PM_SLP_TYP_S5;
+	case REG_GPE_STS:
+	case REG_GPE_STS + 1:
+		pm->gpe_sts &= ~in;
+		return false;
+	case REG_GPE_EN:
+	case REG_GPE_EN + 1:
+		pm->gpe_en = (pm->gpe_en & keep) | in;
+		return false;
 	}
 	return false;
 }
@@ -166,10 +183,19 @@ void pm_power_button(struct pm *pm)
 	pthread_mutex_unlock(&pm->lock);
 }
 
+void pm_gpe_raise(struct pm *pm, unsigned bit)
+{
+	pthread_mutex_lock(&pm->lock);
+	pm->gpe_sts |= (uint16_t)(1u << bit);
+	update(pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
 void pm_reset(struct pm *pm)
 {
 	pthread_mutex_lock(&pm->lock);
 	pm->sts = pm->en = pm->cnt = 0;
+	pm->gpe_sts = pm->gpe_en = 0;
 	pm->start_ns = pm->clock->now_ns(pm->clock->opaque);
 	pm->seen_halves = 0;
 	update(pm);
@@ -214,7 +240,7 @@ void pm_free(struct pm *pm)
 }
 
 #define SNAP_NAME "pm"
-#define SNAP_VERSION 1
+#define SNAP_VERSION 2 /* 1: without general purpose events */
 
 void pm_save(struct pm *pm, struct snap_writer *w)
 {
@@ -225,13 +251,15 @@ void pm_save(struct pm *pm, struct snap_writer *w)
 	snap_put_u16(w, pm->en);
 	snap_put_u16(w, pm->cnt);
 	snap_put_u64(w, pm->clock->now_ns(pm->clock->opaque) - pm->start_ns);
+	snap_put_u16(w, pm->gpe_sts);
+	snap_put_u16(w, pm->gpe_en);
 	snap_close(w);
 	pthread_mutex_unlock(&pm->lock);
 }
 
 int pm_load(struct pm *pm, struct snap_reader *r, struct err *err)
 {
-	uint16_t sts, en, cnt;
+	uint16_t sts, en, cnt, gpe_sts = 0, gpe_en = 0;
 	uint64_t elapsed;
 	uint32_t version;
 	int ret = snap_open(r, SNAP_NAME, SNAP_VERSION, &version, err);
@@ -242,6 +270,10 @@ int pm_load(struct pm *pm, struct snap_reader *r, struct err *err)
 	en = snap_get_u16(r);
 	cnt = snap_get_u16(r);
 	elapsed = snap_get_u64(r);
+	if (version >= 2) {
+		gpe_sts = snap_get_u16(r);
+		gpe_en = snap_get_u16(r);
+	}
 	ret = snap_end(r, err);
 	if (ret < 0)
 		return ret;
@@ -251,6 +283,8 @@ int pm_load(struct pm *pm, struct snap_reader *r, struct err *err)
 	pm->sts = sts;
 	pm->en = en;
 	pm->cnt = cnt;
+	pm->gpe_sts = gpe_sts;
+	pm->gpe_en = gpe_en;
 	pm->start_ns = pm->clock->now_ns(pm->clock->opaque) - elapsed;
 	pm->seen_halves = ticks(pm) >> 31;
 	update(pm);

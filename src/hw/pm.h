@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ACPI fixed hardware (ACPI 6.4, chapter 4): PM1a event and control registers,
- * PM timer, power button; interrupt GSI_SCI. Ports are in platform.h.
+ * PM timer, power button, general purpose events; interrupt GSI_SCI. Ports are in platform.h.
  */
 #ifndef EYOT_HW_PM_H
 #define EYOT_HW_PM_H
@@ -24,6 +24,9 @@ void pm_free(struct pm *pm); /* loop thread */
 
 /** pm_power_button() - press the fixed power button; any thread */
 void pm_power_button(struct pm *pm);
+
+/** pm_gpe_raise() - general purpose event @bit (PM_GPE_*) happened; any thread */
+void pm_gpe_raise(struct pm *pm, unsigned bit);
 
 void pm_reset(struct pm *pm);
 void pm_save(struct pm *pm, struct snap_writer *w);

@@ -17,6 +17,7 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "monitor/config_dev.h"
 #include "monitor/config_disk.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
@@ -24,7 +25,6 @@
 #define CONFIG_FILE_MAX MIB(1)
 #define MEMORY_MIN MIB(2)
 #define MEMORY_MAX GIB(64)
-#define NAME_MAX_LEN 63
 /* The runtimes of sanitizers make system calls of their own, on no list of ours. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANDBOX_DEFAULT false
@@ -65,6 +65,11 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 			       VM_CPUS_MAX);
 	cfg->cpus = (unsigned)n;
 	return 0;
+}
+
+static int set_cpu(struct config *cfg, const char *text, struct err *err)
+{
+	return cpu_model_parse(text, &cfg->cpu, err);
 }
 
 static int set_memory(struct config *cfg, const char *text, struct err *err)
@@ -137,17 +142,26 @@ static int set_console(struct config *cfg, const char *text, struct err *err)
 	return path ? set_string(&cfg->console_path, "console", path, err) : 0;
 }
 
+int config_id_check(const char *text)
+{
+	size_t len = strlen(text);
+
+	for (const char *p = text; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			return -EINVAL;
+	return len && len <= CONFIG_ID_MAX ? 0 : -EINVAL;
+}
+
 static int set_name(struct config *cfg, const char *text, struct err *err)
 {
 	size_t len = strlen(text);
 
-	if (len == 0 || len > NAME_MAX_LEN)
+	if (len == 0 || len > CONFIG_ID_MAX)
 		return err_set(err, EINVAL, "name '%.80s': not from 1 to %u characters", text,
-			       NAME_MAX_LEN);
-	for (const char *p = text; *p; p++)
-		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
-			return err_set(err, EINVAL,
-				       "name '%s': only letters, digits, '.', '_' and '-'", text);
+			       CONFIG_ID_MAX);
+	if (config_id_check(text) < 0)
+		return err_set(err, EINVAL, "name '%s': only letters, digits, '.', '_' and '-'",
+			       text);
 	return set_string(&cfg->name, "name", text, err);
 }
 
@@ -166,6 +180,11 @@ static int set_sandbox(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_control(struct config *cfg, const char *text, struct err *err)
+{
+	return set_string(&cfg->control, "control", text, err);
+}
+
 static int set_accel_debug(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->accel_debug, "accel-debug", text, err);
@@ -179,6 +198,7 @@ struct setting {
 
 static const struct setting settings[] = {
 	{ "accel", set_accel, 0 },
+	{ "cpu", set_cpu, 0 },
 	{ "cpus", set_cpus, 0 },
 	{ "memory", set_memory, 0 },
 	{ "kernel", set_kernel, 0 },
@@ -186,7 +206,11 @@ static const struct setting settings[] = {
 	{ "cmdline", set_cmdline, 0 },
 	{ "disk", config_disk_parse, 0 },
 	{ "net", set_net, 0 },
+	{ "vsock", config_vsock_parse, 0 },
+	{ "balloon", config_balloon_parse, 0 },
+	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
+	{ "control", set_control, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
@@ -273,6 +297,12 @@ static int json_nets(struct config *cfg, const char *what, json_t *list, struct 
 	return 0;
 }
 
+/* KEY=VALUE,..., in JSON also an object */
+static bool is_list(const struct setting *s)
+{
+	return s->set == config_vsock_parse;
+}
+
 static int json_setting(struct config *cfg, const char *what, const char *key, json_t *value,
 			struct err *err)
 {
@@ -292,7 +322,17 @@ static int json_setting(struct config *cfg, const char *what, const char *key, j
 	}
 	if (json_is_string(value)) {
 		ret = s->set(cfg, json_string_value(value), err);
-	} else if (json_is_integer(value) && (s->set == set_cpus || s->set == set_memory)) {
+	} else if (json_is_boolean(value) && s->set == config_balloon_parse) {
+		ret = s->set(cfg, json_is_true(value) ? "on" : "off", err);
+	} else if (json_is_object(value) && is_list(s)) {
+		_cleanup_free_ char *list = config_json_list(value);
+
+		if (!list)
+			return err_set(err, EINVAL, "config '%s': '%s' has values of wrong types",
+				       what, key);
+		ret = s->set(cfg, list, err);
+	} else if (json_is_integer(value) &&
+		   (s->set == set_cpus || s->set == set_memory || s->set == config_balloon_parse)) {
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		ret = s->set(cfg, number, err);
@@ -448,6 +488,9 @@ int config_check(const struct config *cfg, struct err *err)
 	if (!cfg->kernel)
 		return err_set(err, EINVAL,
 			       "option '--kernel': is missing; it names the kernel to boot");
+	if (cfg->balloon_bytes > cfg->memory_bytes)
+		return err_set(err, EINVAL, "balloon '%lluK': more than the memory there is",
+			       (unsigned long long)(cfg->balloon_bytes >> 10));
 	return 0;
 }
 
@@ -472,11 +515,13 @@ void config_done(struct config *cfg)
 {
 	config_disks_drop(cfg);
 	drop_nets(cfg);
+	config_vsock_done(&cfg->vsock);
 	free(cfg->accel);
 	free(cfg->kernel);
 	free(cfg->initrd);
 	free(cfg->cmdline);
 	free(cfg->console_path);
+	free(cfg->control);
 	free(cfg->name);
 	free(cfg->accel_debug);
 	memset(cfg, 0, sizeof(*cfg));
@@ -486,6 +531,7 @@ const char *config_usage(void)
 {
 	return "usage: eyot-vmm [OPTION]... --kernel FILE\n"
 	       "       eyot-vmm --probe [--json]\n"
+	       "       eyot-vmm ctl SOCKET COMMAND [ARGUMENT]...; see eyot-vmm ctl --help\n"
 	       "Run one virtual machine, or tell what this host can do for such.\n"
 	       "\n"
 	       "  --kernel FILE       bzImage, ELF (64-bit Linux, PVH) or multiboot kernel\n"
@@ -498,14 +544,28 @@ const char *config_usage(void)
 	       "repeatable;\n"
 	       "                      format=auto|raw|qcow2, cache=writeback|none|unsafe, "
 	       "discard=on|off,\n"
-	       "                      queues=N, serial=TEXT, iops=N, bps=SIZE, burst=SECONDS\n"
+	       "                      id=NAME, queues=N, serial=TEXT, iops=N, bps=SIZE, "
+	       "burst=SECONDS\n"
 	       "  --net user|tap|switch[,KEY=VALUE]...\n"
-	       "                      add a network card; repeatable; keys of all: mac, mtu,\n"
+	       "                      add a network card; repeatable; keys of all: id, mac, mtu,\n"
 	       "                      queues, rate, pcap; of user: forward, restrict,\n"
 	       "                      host-loopback; of tap: ifname, bridge, fd; of switch: path\n"
+	       "  --vsock cid=N,path=FILE\n"
+	       "                      sockets between guest and host: FILE is that of the host's\n"
+	       "                      clients, FILE_PORT of those who listen for the guest\n"
+	       "  --balloon on|off|SIZE\n"
+	       "                      give memory that the guest does not use back to the host;\n"
+	       "                      SIZE: what it shall have at first (default: off)\n"
+	       "  --genid auto|off|GUID\n"
+	       "                      generation ID: a new one after each load (default), none, "
+	       "this\n"
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
+	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
+	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"
+	       "                      what the guest's CPUs are: host (default), portable, "
+	       "x86-64-v1 to -v4\n"
 	       "  --accel auto|bt|kvm what runs the CPUs (default: auto)\n"
 	       "  --accel-debug TEXT  options for people who debug the accelerator\n"
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"

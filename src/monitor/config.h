@@ -11,9 +11,11 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "monitor/config_net.h"
+#include "vm/cpu_model.h"
 
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX 8
+#define CONFIG_ID_MAX 63 /* characters of a name */
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_PROBE };
 
@@ -21,23 +23,40 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
+	char *id;	       /* NULL: made from its number */
 	char *serial;	       /* NULL: made from its number */
 	unsigned queues;       /* 0: one a CPU */
 	struct disk_options o; /* all but the engine and a snapshot's name */
 };
 
+struct config_vsock {
+	uint32_t cid;
+	char *path; /* NULL: no such device */
+};
+
 struct config {
 	char *accel; /* "auto" or an accelerator's name */
 	unsigned cpus;
+	struct cpu_model cpu; /* all zero: host */
 	uint64_t memory_bytes;
 	char *kernel, *initrd, *cmdline; /* initrd may be NULL */
 	struct config_disk disks[CONFIG_DISKS_MAX];
 	unsigned disk_count;
 	struct config_net nets[CONFIG_NETS_MAX];
 	unsigned net_count;
+	bool no_genid, has_genid; /* neither: random, another one after each load */
+	uint8_t genid[16];
+	struct config_vsock vsock;
+	bool balloon;
+	uint64_t balloon_bytes; /* what the guest shall have at first; 0: all */
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
+	char *control;	    /* a path or "fd:N"; may be NULL */
 	bool debug_exit, no_reboot, sandbox;
+	/* Set by a sandbox: see struct virtio_env */
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
+	int pid;    /* of the process that was started: what others know this machine by */
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;
@@ -47,6 +66,9 @@ struct config {
 /** config_init() - the defaults; 0 or -ENOMEM */
 int config_init(struct config *cfg, struct err *err);
 void config_done(struct config *cfg);
+
+/** config_id_check() - what a device may be called: letters, digits, '.', '_', '-'; -EINVAL */
+int config_id_check(const char *text);
 
 /**
  * config_parse_args() - read the command line, and the file of --config before it

@@ -114,6 +114,20 @@ static int set_serial(struct config_disk *d, const char *value, struct err *err)
 	return 0;
 }
 
+static int set_id(struct config_disk *d, const char *value, struct err *err)
+{
+	char *copy;
+
+	if (config_id_check(value) < 0)
+		return bad(d, "id", value, "not 1 to 63 letters, digits, '.', '_' and '-'", err);
+	copy = strdup(value);
+	if (!copy)
+		return err_set(err, ENOMEM, "disk '%s': out of memory", d->path);
+	free(d->id);
+	d->id = copy;
+	return 0;
+}
+
 static const struct key {
 	const char *name;
 	int (*set)(struct config_disk *d, const char *value, struct err *err); /* NULL: a flag */
@@ -126,6 +140,7 @@ static const struct key {
 	{ "discard", set_discard, 0 },
 	{ "queues", set_queues, 0 },
 	{ "serial", set_serial, 0 },
+	{ "id", set_id, 0 },
 	{ "iops", set_iops, 0 },
 	{ "bps", set_bps, 0 },
 	{ "burst", set_burst, 0 },
@@ -139,17 +154,18 @@ static const struct key *find_key(const char *name, size_t len)
 	return NULL;
 }
 
-static void drop(struct config_disk *d)
+void config_disk_done(struct config_disk *d)
 {
 	free(d->path);
 	free(d->serial);
+	free(d->id);
 	memset(d, 0, sizeof(*d));
 }
 
 void config_disks_drop(struct config *cfg)
 {
 	for (unsigned i = 0; i < cfg->disk_count; i++)
-		drop(&cfg->disks[i]);
+		config_disk_done(&cfg->disks[i]);
 	cfg->disk_count = 0;
 }
 
@@ -177,7 +193,7 @@ static int add(struct config *cfg, struct config_disk *d, int ret, struct err *e
 	if (ret == 0)
 		cfg->disks[cfg->disk_count++] = *d;
 	else
-		drop(d);
+		config_disk_done(d);
 	return ret;
 }
 
@@ -241,7 +257,7 @@ static int json_key(struct config_disk *d, const char *what, const char *name, j
 		return set_discard(d, json_is_true(value) ? "on" : "off", err);
 	if (key->set && json_is_string(value))
 		return key->set(d, json_string_value(value), err);
-	if (key->set && json_is_integer(value) && key->set != set_serial) {
+	if (key->set && json_is_integer(value) && key->set != set_serial && key->set != set_id) {
 		snprintf(number_text, sizeof(number_text), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		return key->set(d, number_text, err);

@@ -13,6 +13,8 @@ int config_disk_parse(struct config *cfg, const char *text, struct err *err);
 /** config_disk_json() - add a disk from a list's member: a text as above, or an object */
 int config_disk_json(struct config *cfg, const char *what, json_t *item, struct err *err);
 
+void config_disk_done(struct config_disk *d);
+
 void config_disks_drop(struct config *cfg);
 
 #endif

@@ -91,6 +91,15 @@ static int set_rate(struct config_net *n, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_id(struct config_net *n, const char *text, struct err *err)
+{
+	if (config_id_check(text) < 0)
+		return err_set(err, EINVAL,
+			       "id '%.80s': not 1 to %d letters, digits, '.', '_' and '-'", text,
+			       CONFIG_ID_MAX);
+	return set_text(&n->id, "id", text, err);
+}
+
 static int set_pcap(struct config_net *n, const char *text, struct err *err)
 {
 	return set_text(&n->pcap, "pcap", text, err);
@@ -222,6 +231,7 @@ static const struct {
 	bool repeats;
 	int (*set)(struct config_net *n, const char *text, struct err *err);
 } keys[] = {
+	{ "id", ALL, false, set_id },
 	{ "mac", ALL, false, set_mac },
 	{ "mtu", ALL, false, set_mtu },
 	{ "queues", ALL, false, set_queues },
@@ -285,19 +295,6 @@ static int check(struct config_net *n, struct err *err)
 	return 0;
 }
 
-/* The next word of a list into @word, double commas made single; @text becomes NULL at the end. */
-static void next_word(const char **text, char *word)
-{
-	const char *p = *text;
-
-	while (*p && (*p != ',' || p[1] == ',')) {
-		p += *p == ',';
-		*word++ = *p++;
-	}
-	*word = '\0';
-	*text = *p ? p + 1 : NULL;
-}
-
 int config_net_parse(struct config_net *n, const char *text, struct err *err)
 {
 	_cleanup_free_ char *word = malloc(strlen(text) + 1);
@@ -306,12 +303,12 @@ int config_net_parse(struct config_net *n, const char *text, struct err *err)
 	memset(n, 0, sizeof(*n));
 	if (!word)
 		return err_set(err, ENOMEM, "net '%s': out of memory", text);
-	next_word(&text, word);
+	list_next(&text, word);
 	ret = init(n, word, err);
 	while (ret == 0 && text) {
 		char *eq;
 
-		next_word(&text, word);
+		list_next(&text, word);
 		eq = strchr(word, '=');
 		if (!eq) {
 			ret = err_set(err, EINVAL, "net '%s': '%s' is not KEY=VALUE",
@@ -391,5 +388,6 @@ void config_net_done(struct config_net *n)
 	free(n->net.bridge);
 	free(n->net.path);
 	free(n->pcap);
+	free(n->id);
 	memset(n, 0, sizeof(*n));
 }

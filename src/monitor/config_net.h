@@ -15,6 +15,7 @@ struct config_net {
 	uint8_t mac[6];
 	bool has_mac;
 	uint64_t rate;	/* bytes a second, each way; 0: no limit */
+	char *id;	/* may be NULL */
 	char *pcap;	/* may be NULL */
 	unsigned given; /* which keys were, by their place in the table */
 };

@@ -20,11 +20,10 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
 
 #define KEY_LEAVE 0x1d	/* Ctrl-] */
@@ -352,42 +351,14 @@ static void accept_client(void *arg, uint32_t events)
 	}
 }
 
-static bool is_stale_socket(const struct sockaddr_un *addr)
-{
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct stat st;
-
-	return fd >= 0 && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
-	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-	       errno == ECONNREFUSED;
-}
-
 static int open_unix(struct console *con, const char *path, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	mode_t mask;
-	int ret;
+	int ret = unix_listen(path, 1, err);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ENAMETOOLONG,
-			       "console 'unix:%s': the path is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
-	con->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (con->listen_fd < 0)
-		return err_set(err, errno, "console 'unix:%s': %s", path, strerror(errno));
-	mask = umask(0077);
-	ret = bind(con->listen_fd, (struct sockaddr *)&addr, sizeof(addr));
-	if (ret < 0 && errno == EADDRINUSE && is_stale_socket(&addr) && unlink(path) == 0)
-		ret = bind(con->listen_fd, (struct sockaddr *)&addr, sizeof(addr));
 	if (ret < 0)
-		ret = -errno;
-	umask(mask);
-	if (ret < 0)
-		return err_set(err, -ret, "console 'unix:%s': %s", path, strerror(-ret));
+		return err_prefix(err, ret, "console 'unix:'");
+	con->listen_fd = ret;
 	con->unlink_path = strdup(path);
-	if (listen(con->listen_fd, 1) < 0)
-		return err_set(err, errno, "console 'unix:%s': %s", path, strerror(errno));
 	ret = loop_fd_add(con->loop, con->listen_fd, EPOLLIN, accept_client, con,
 			  &con->listen_source);
 	return ret < 0 ? err_set(err, -ret, "console 'unix:%s': %s", path, strerror(-ret)) : 0;

@@ -4,70 +4,20 @@
  * the platform asks of the machine becomes a request (vm.h), which any vCPU
  * thread may make.
  */
-#include "monitor/machine.h"
-
 #include <stdio.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include "base/util.h"
-#include "disk/disk.h"
-#include "hw/clock.h"
-#include "hw/fw_cfg.h"
-#include "hw/kbc.h"
-#include "hw/pci.h"
-#include "hw/pit.h"
-#include "hw/platform.h"
-#include "hw/pm.h"
-#include "hw/pvpanic.h"
-#include "hw/rtc.h"
-#include "hw/testdev.h"
-#include "hw/uart.h"
-#include "net/net.h"
-#include "virtio/virtio.h"
+#include "monitor/machine_priv.h"
 #include "vm/acpi.h"
-#include "vm/boot.h"
 
-/* PCI slots; the host bridge has 0. */
-#define SLOT_RNG 1
-#define SLOT_CONSOLE 2
-#define SLOT_DISKS 3
-#define SLOT_NETS (SLOT_DISKS + CONFIG_DISKS_MAX)
-
-#define PLATFORM_ROWS 6
-#define TEST_ROWS 2
-#define TABLE_MAX (PLATFORM_ROWS + TEST_ROWS + 2 + CONFIG_DISKS_MAX + CONFIG_NETS_MAX)
+#define ERROR_GAP_NS 1000000000ull
 #define FLUSH_WAIT_NS 2000000000ull
-
-struct machine {
-	const struct config *cfg;
-	struct machine_events events;
-	struct vm *vm;
-	struct console *con;
-	struct hw_clock clock;
-	struct platform_ops platform;
-	struct boot_file kernel, initrd;
-	struct uart_backend uart_backend;
-	struct console_port uart_port;
-	struct uart *uart;
-	struct pit *pit;
-	struct rtc *rtc;
-	struct kbc *kbc;
-	struct pm *pm;
-	struct pci_host *pci;
-	bool has_pvpanic, has_debug_exit;
-	struct fw_cfg *fw_cfg; /* these two: NULL without --debug-exit */
-	struct testdev *testdev;
-	struct virtio_dev *rng, *vcon; /* vcon: NULL when the guest is not told to use it */
-	struct virtio_console_backend vcon_backend;
-	struct console_port vcon_port;
-	bool input_to_vcon;
-	struct disk *disks[CONFIG_DISKS_MAX];
-	struct virtio_dev *blks[CONFIG_DISKS_MAX];
-	struct virtio_dev *nets[CONFIG_NETS_MAX];
-	struct vm_device table[TABLE_MAX];
-	unsigned table_count;
-};
+/* Intel SDM 3A, 10.11: physical destination, delivery mode NMI */
+#define MSI_ADDRESS 0xfee00000ull
+#define MSI_DEST_SHIFT 12
+#define MSI_DATA_NMI 0x400
 
 /* ---- what the platform asks for ---- */
 
@@ -81,12 +31,23 @@ static void on_power_off(void *opaque)
 	vm_request(((struct machine *)opaque)->vm, VM_POWEROFF, 0, "powered off by the guest");
 }
 
+static void tell_crash_kernel(void *opaque)
+{
+	struct machine *m = opaque;
+
+	if (m->events.crash_kernel)
+		m->events.crash_kernel(m->events.arg);
+}
+
 static void on_panic(void *opaque, unsigned events)
 {
+	struct machine *m = opaque;
+
 	/* A crash kernel that is about to run is the guest's own affair. */
 	if (events & PVPANIC_PANICKED)
-		vm_request(((struct machine *)opaque)->vm, VM_CRASH, 0,
-			   "the guest's kernel panicked (pvpanic)");
+		vm_request(m->vm, VM_CRASH, 0, "the guest's kernel panicked (pvpanic)");
+	else if (!atomic_exchange(&m->crash_told, true))
+		loop_call(m->vm->loop, tell_crash_kernel, m);
 }
 
 static void on_debug_exit(void *opaque, uint32_t value)
@@ -100,7 +61,9 @@ static void on_debug_exit(void *opaque, uint32_t value)
 static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 {
 	struct machine *m = opaque;
-	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count };
+	struct acpi_config acpi = { .cpu_count = m->vm->cpu_count,
+				    .hotplug_slots = machine_hotplug_slots(),
+				    .has_genid = m->genid };
 	struct boot_config cfg = { .kernel = &m->kernel,
 				   .initrd = m->initrd.fd >= 0 ? &m->initrd : NULL,
 				   .cmdline = m->cfg->cmdline };
@@ -111,6 +74,8 @@ static int boot(void *opaque, struct vcpu_state *state, struct err *err)
 	if (!area)
 		return err_set(err, EINVAL, "memory: too little for the ACPI tables");
 	ret = acpi_build(&acpi, area, &cfg.rsdp_gpa, err);
+	if (m->genid)
+		genid_store(m->genid);
 	if (ret == 0)
 		ret = boot_load(&cfg, &m->vm->mem, state, &info, err);
 	if (ret == 0)
@@ -126,7 +91,18 @@ static void stopped(void *opaque, const struct vm_request *req)
 	m->events.stopped(m->events.arg, req);
 }
 
-static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped };
+static void was_reset(void *opaque)
+{
+	struct machine *m = opaque;
+
+	m->boots++;
+	machine_finish_removals(m);
+	atomic_store(&m->crash_told, false);
+	if (m->events.reset)
+		m->events.reset(m->events.arg);
+}
+
+static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped, .was_reset = was_reset };
 
 /* ---- console ---- */
 
@@ -193,9 +169,20 @@ DEVICE_GLUE(rtc)
 DEVICE_GLUE(kbc)
 DEVICE_GLUE(pm)
 DEVICE_GLUE(pci_host)
+DEVICE_GLUE(hotplug)
 DEVICE_GLUE(fw_cfg)
 DEVICE_GLUE(testdev)
 #undef DEVICE_GLUE
+
+static void genid_row_save(void *dev, struct snap_writer *w)
+{
+	genid_save(dev, w);
+}
+
+static int genid_row_load(void *dev, struct snap_reader *r, struct err *err)
+{
+	return genid_load(dev, r, err);
+}
 
 static void virtio_row_reset(void *dev)
 {
@@ -233,7 +220,7 @@ static void add_virtio_row(struct machine *m, const char *name, struct virtio_de
 		.load = type##_row_load,                                                           \
 	}
 
-static void fill_table(struct machine *m)
+void machine_fill_table(struct machine *m)
 {
 	const struct vm_device rows[] = {
 		ROW("pci", pci_host, m->pci),
@@ -242,10 +229,16 @@ static void fill_table(struct machine *m)
 		ROW("clock", rtc, m->rtc),
 		ROW("keyboard controller", kbc, m->kbc),
 		ROW("power management", pm, m->pm),
+		ROW("hot plug", hotplug, m->hotplug),
 	};
 
 	memcpy(m->table, rows, sizeof(rows));
 	m->table_count = ARRAY_SIZE(rows);
+	if (m->genid) /* after the registers by which it tells */
+		m->table[m->table_count++] = (struct vm_device) { .name = "generation ID",
+								  .dev = m->genid,
+								  .save = genid_row_save,
+								  .load = genid_row_load };
 	if (m->cfg->debug_exit) {
 		const struct vm_device test_rows[TEST_ROWS] = {
 			ROW("firmware configuration", fw_cfg, m->fw_cfg),
@@ -258,10 +251,16 @@ static void fill_table(struct machine *m)
 	add_virtio_row(m, "entropy", m->rng);
 	if (m->vcon)
 		add_virtio_row(m, "console", m->vcon);
-	for (unsigned i = 0; i < m->cfg->disk_count; i++)
-		add_virtio_row(m, m->cfg->disks[i].path, m->blks[i]);
-	for (unsigned i = 0; i < m->cfg->net_count; i++)
-		add_virtio_row(m, "network", m->nets[i]);
+	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++)
+		if (m->blks[i])
+			add_virtio_row(m, m->disk_cfg[i]->path, m->blks[i]);
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+		if (m->nets[i])
+			add_virtio_row(m, "network", m->nets[i]);
+	if (m->vsock)
+		add_virtio_row(m, "sockets", m->vsock);
+	if (m->balloon)
+		add_virtio_row(m, "balloon", m->balloon);
 	vm_set_devices(m->vm, m->table, m->table_count);
 }
 
@@ -283,6 +282,11 @@ static int add_platform(struct machine *m, struct err *err)
 		ret = kbc_new(&vm->pio, &m->platform, &m->kbc, err);
 	if (ret == 0)
 		ret = pm_new(&vm->pio, &vm->irq, &m->clock, &m->platform, &m->pm, err);
+	if (ret == 0)
+		ret = machine_add_hotplug(m, err);
+	if (ret == 0 && !m->cfg->no_genid)
+		ret = genid_new(&vm->mem, ACPI_GENID_GPA, m->pm,
+				m->cfg->has_genid ? m->cfg->genid : NULL, &m->genid, err);
 	if (ret == 0) {
 		ret = pvpanic_add(&vm->pio, &m->platform, err);
 		m->has_pvpanic = ret == 0;
@@ -305,18 +309,51 @@ static bool wants_virtio_console(const struct config *cfg)
 	return strstr(cfg->cmdline, "hvc0") != NULL;
 }
 
-static int add_disk(struct machine *m, const struct virtio_env *env, unsigned index,
-		    struct err *err)
+static struct virtio_env virtio_env(struct machine *m)
 {
-	const struct config_disk *d = &m->cfg->disks[index];
+	return (struct virtio_env) { .mem = &m->vm->mem,
+				     .pci = m->pci,
+				     .loop = m->vm->loop,
+				     .connect = m->cfg->connect,
+				     .connect_arg = m->cfg->connect_arg,
+				     .doorbells = m->vm->mmio.doorbell != NULL };
+}
+
+/* A dying disk fails thousands of requests a second. */
+static void disk_failed(void *arg, enum disk_op op, int ret)
+{
+	struct machine_disk_watch *w = arg;
+	uint64_t now = clock_now_ns();
+	char id[MACHINE_ID_SIZE];
+
+	if (w->told_ns && now - w->told_ns < ERROR_GAP_NS) {
+		w->missed++;
+		return;
+	}
+	w->told_ns = now;
+	if (w->m->events.disk_error)
+		w->m->events.disk_error(w->m->events.arg, machine_disk_id(w->m, w->index, id), op,
+					ret, w->missed);
+	w->missed = 0;
+}
+
+int machine_make_disk(struct machine *m, unsigned index, struct err *err)
+{
+	const struct virtio_env env = virtio_env(m);
+	const struct config_disk *d = m->disk_cfg[index];
 	char serial[20];
 	int ret;
 
-	ret = disk_open(env->loop, d->path, &d->o, &m->disks[index], err);
+	ret = machine_check_id(m, SLOT_DISKS + index, err);
 	if (ret < 0)
 		return ret;
+	ret = disk_open(env.loop, d->path, &d->o, &m->disks[index], err);
+	if (ret < 0)
+		return ret;
+	m->watches[index] = (struct machine_disk_watch) { .m = m, .index = index };
+	disk_on_error(m->disks[index], disk_failed, &m->watches[index]);
 	snprintf(serial, sizeof(serial), "disk%u", index);
-	return virtio_blk_new(env, SLOT_DISKS + index, m->disks[index],
+	return virtio_blk_new(&env, SLOT_DISKS + index, m->disks[index],
 			      d->serial ? d->serial : serial,
 			      d->queues ? d->queues : m->vm->cpu_count, &m->blks[index], err);
 }
@@ -339,21 +376,25 @@ static void default_mac(const char *name, unsigned index, uint8_t *mac)
 	put_le32(mac + 2, (uint32_t)hash);
 }
 
-static int add_net(struct machine *m, const struct virtio_env *env, unsigned index, struct err *err)
+int machine_make_net(struct machine *m, unsigned index, struct err *err)
 {
-	const struct config_net *n = &m->cfg->nets[index];
+	const struct virtio_env env = virtio_env(m);
+	const struct config_net *n = m->net_cfg[index];
 	struct virtio_net_options opt = { .queue_pairs = n->net.queues,
 					  .rate = n->rate,
 					  .pcap = n->pcap };
 	struct net_backend *be;
-	int ret = net_open(env->loop, &n->net, &be, err);
+	int ret = machine_check_id(m, SLOT_NETS + index, err);
 
+	if (ret < 0)
+		return ret;
+	ret = net_open(env.loop, &n->net, &be, err);
 	if (ret < 0)
 		return err_prefix(err, ret, "net '%s'", net_kind_name(n->net.kind));
 	memcpy(opt.mac, n->mac, sizeof(opt.mac));
 	if (!n->has_mac)
 		default_mac(m->cfg->name, index, opt.mac);
-	ret = virtio_net_new(env, SLOT_NETS + index, be, &opt, &m->nets[index], err);
+	ret = virtio_net_new(&env, SLOT_NETS + index, be, &opt, &m->nets[index], err);
 	if (ret < 0)
 		net_free(be);
 	return ret;
@@ -361,18 +402,27 @@ static int add_net(struct machine *m, const struct virtio_env *env, unsigned ind
 
 static int add_virtio(struct machine *m, struct err *err)
 {
-	struct virtio_env env = { .mem = &m->vm->mem,
-				  .pci = m->pci,
-				  .loop = m->vm->loop,
-				  .doorbells = m->vm->mmio.doorbell != NULL };
+	struct virtio_env env = virtio_env(m);
 	int ret = virtio_rng_new(&env, SLOT_RNG, &m->rng, err);
 
 	if (ret == 0 && wants_virtio_console(m->cfg))
 		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
-	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++)
-		ret = add_disk(m, &env, i, err);
-	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++)
-		ret = add_net(m, &env, i, err);
+	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++) {
+		m->disk_cfg[i] = &m->cfg->disks[i];
+		ret = machine_make_disk(m, i, err);
+	}
+	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++) {
+		m->net_cfg[i] = &m->cfg->nets[i];
+		ret = machine_make_net(m, i, err);
+	}
+	if (ret == 0 && m->cfg->vsock.path)
+		ret = virtio_vsock_new(&env, SLOT_VSOCK, m->cfg->vsock.cid, m->cfg->vsock.path,
+				       &m->vsock, err);
+	if (ret == 0 && m->cfg->balloon)
+		ret = virtio_balloon_new(&env, SLOT_BALLOON,
+					 m->cfg->balloon_bytes ? m->cfg->balloon_bytes
+							       : m->cfg->memory_bytes,
+					 &m->balloon, err);
 	return ret;
 }
 
@@ -385,6 +435,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 				.accel_debug = cfg->accel_debug,
 				.memory_bytes = cfg->memory_bytes,
 				.cpu_count = cfg->cpus,
+				.cpu = &cfg->cpu,
 				.no_reboot = cfg->no_reboot,
 				.loop = loop,
 				.ops = &vm_ops,
@@ -419,7 +470,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 		machine_free(m);
 		return ret;
 	}
-	fill_table(m);
+	machine_fill_table(m);
 	m->uart_port = (struct console_port) { uart_port_receive, m->uart };
 	m->vcon_port = (struct console_port) { vcon_port_receive, m->vcon };
 	*ret_machine = m;
@@ -441,13 +492,20 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++) {
 		virtio_dev_free(m->blks[i]);
 		disk_close(m->disks[i]);
+		machine_forget_config(m, SLOT_DISKS + i);
 	}
-	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++)
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++) {
 		virtio_dev_free(m->nets[i]);
+		machine_forget_config(m, SLOT_NETS + i);
+	}
+	virtio_dev_free(m->vsock);
+	virtio_dev_free(m->balloon);
 	virtio_dev_free(m->vcon);
 	virtio_dev_free(m->rng);
 	testdev_free(m->testdev);
 	fw_cfg_free(m->fw_cfg);
+	hotplug_free(m->hotplug);
+	genid_free(m->genid);
 	pm_free(m->pm);
 	kbc_free(m->kbc);
 	rtc_free(m->rtc);
@@ -464,15 +522,43 @@ int machine_start(struct machine *m, struct err *err)
 {
 	int ret = vm_start(m->vm, err);
 
+	if (ret < 0)
+		return ret;
 	/* Not before: power-on would lose what the port had taken. */
-	if (ret == 0)
-		console_attach(m->con, &m->uart_port);
-	return ret;
+	console_attach(m->con, &m->uart_port);
+	m->started_ns = clock_now_ns();
+	m->boots = 1;
+	return 0;
 }
 
 void machine_power_button(struct machine *m)
 {
 	pm_power_button(m->pm);
+}
+
+int machine_pause(struct machine *m, struct err *err)
+{
+	int ret;
+
+	if (m->paused)
+		return 0;
+	ret = vm_pause(m->vm, err);
+	m->paused = ret == 0;
+	return ret;
+}
+
+void machine_resume(struct machine *m)
+{
+	if (m->paused)
+		vm_resume(m->vm);
+	m->paused = false;
+}
+
+void machine_nmi(struct machine *m)
+{
+	/* One message each: every processor gets it, whatever mode its APIC is in. */
+	for (unsigned i = 0; i < m->vm->cpu_count; i++)
+		irq_msi(&m->vm->irq, MSI_ADDRESS | (uint64_t)i << MSI_DEST_SHIFT, MSI_DATA_NMI);
 }
 
 struct vm *machine_vm(struct machine *m)

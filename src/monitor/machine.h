@@ -18,6 +18,14 @@ struct machine;
 struct machine_events {
 	/* The machine stopped for good. */
 	void (*stopped)(void *arg, const struct vm_request *req);
+	/* The guest has been reset and starts again; may be NULL. */
+	void (*reset)(void *arg);
+	/* The guest's kernel panicked and starts its crash kernel; may be NULL. */
+	void (*crash_kernel)(void *arg);
+	/* The host failed a disk's request, @missed more since this was told last; may be NULL. */
+	void (*disk_error)(void *arg, const char *id, enum disk_op op, int ret, unsigned missed);
+	/* A disk or card has gone; may be NULL. */
+	void (*removed)(void *arg, unsigned slot, const char *id);
 	void *arg;
 };
 
@@ -41,6 +49,15 @@ void machine_flush_console(struct machine *m);
 
 /** machine_power_button() - ask the guest's operating system to power off */
 void machine_power_button(struct machine *m);
+
+/** machine_pause() - stop the guest; nothing when it is paused. Return: 0; -ETIMEDOUT as vm_pause()
+ */
+int machine_pause(struct machine *m, struct err *err);
+/** machine_resume() - the counterpart; nothing when it is not paused */
+void machine_resume(struct machine *m);
+
+/** machine_nmi() - a non-maskable interrupt for each processor, as from a front panel's button */
+void machine_nmi(struct machine *m);
 
 struct vm *machine_vm(struct machine *m);
 

@@ -13,8 +13,10 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "loop/loop.h"
+#include "monitor/command.h"
 #include "monitor/config.h"
 #include "monitor/console.h"
+#include "monitor/ctl.h"
 #include "monitor/machine.h"
 #include "monitor/probe.h"
 #include "monitor/signals.h"
@@ -36,6 +38,8 @@ struct program {
 	struct console *con;
 	struct machine *machine;
 	struct vmm_sandbox *sandbox; /* NULL: --sandbox off */
+	struct commander *cmd;	     /* NULL: without --control */
+	char accel_reason[400];
 };
 
 /* ---- ends ---- */
@@ -72,7 +76,40 @@ static void on_stopped(void *arg, const struct vm_request *req)
 		status = STATUS_HOST;
 		break;
 	}
+	commander_stopped(p->cmd, req, status);
 	loop_quit(p->loop, status);
+}
+
+static void on_reset(void *arg)
+{
+	struct program *p = arg;
+
+	commander_event(p->cmd, "reset", NULL);
+}
+
+static void on_crash_kernel(void *arg)
+{
+	struct program *p = arg;
+
+	commander_event(p->cmd, "crash-kernel", NULL);
+}
+
+static void on_removed(void *arg, unsigned slot, const char *id)
+{
+	struct program *p = arg;
+
+	commander_removed(p->cmd, slot, id);
+}
+
+static void on_disk_error(void *arg, const char *id, enum disk_op op, int ret, unsigned missed)
+{
+	static const char *const names[DISK_OPS] = { "read", "write", "flush", "discard",
+						     "write-zeroes" };
+	struct program *p = arg;
+
+	commander_event(p->cmd, "disk-error",
+			json_pack("{s:s, s:s, s:s, s:i}", "id", id, "operation", names[op], "text",
+				  strerror(-ret), "more", (int)missed));
 }
 
 static void on_leave(void *arg)
@@ -116,9 +153,10 @@ static const struct accel_ops *find_accel(const char *name)
  * @ret_status: what a failure means: an unusable accelerator is the host's fault, an unknown one
  * the caller's.
  */
-static int choose_accel(const char *name, const struct accel_ops **ret_accel, int *ret_status,
+static int choose_accel(struct program *p, const struct accel_ops **ret_accel, int *ret_status,
 			struct err *err)
 {
+	const char *name = p->cfg.accel;
 	struct err why = { .text = "" };
 	struct accel_probe probe;
 	char passed[400] = "";
@@ -135,6 +173,7 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, in
 			*ret_status = STATUS_HOST;
 			return err_prefix(err, ret, "accel '%s'", name);
 		}
+		snprintf(p->accel_reason, sizeof(p->accel_reason), "asked for");
 		*ret_accel = a;
 		return 0;
 	}
@@ -143,6 +182,8 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, in
 
 		if (accel_list[i]->probe(&probe, PROBE_MS, &why) == 0) {
 			*ret_accel = accel_list[i];
+			snprintf(p->accel_reason, sizeof(p->accel_reason), "%.200s%.190s",
+				 probe.reason, passed);
 			log_info("accelerator %s: chosen: %s%s", accel_list[i]->name, probe.reason,
 				 passed);
 			return 0;
@@ -156,13 +197,33 @@ static int choose_accel(const char *name, const struct accel_ops **ret_accel, in
 
 /* ---- main ---- */
 
+static int open_control(struct program *p, const char *accel, struct err *err)
+{
+	struct commander_config cc = { .loop = p->loop,
+				       .cfg = &p->cfg,
+				       .machine = p->machine,
+				       .con = p->con,
+				       .accel = accel,
+				       .accel_reason = p->accel_reason };
+
+	return commander_new(&cc, p->cfg.control, &p->cmd, err);
+}
+
 static int run(struct program *p, struct err *err, int *ret_status)
 {
-	struct machine_events events = { .stopped = on_stopped, .arg = p };
+	struct machine_events events = {
+		.stopped = on_stopped,
+		.reset = on_reset,
+		.crash_kernel = on_crash_kernel,
+		.disk_error = on_disk_error,
+		.removed = on_removed,
+		.arg = p,
+	};
 	const struct accel_ops *accel = NULL;
 	int ret;
 
 	*ret_status = STATUS_HOST;
+	p->cfg.pid = (int)getpid();
 	ret = p->cfg.sandbox ? vmm_sandbox_start(&p->cfg, &p->sandbox, err) : 0;
 	if (ret < 0)
 		return ret;
@@ -175,14 +236,19 @@ static int run(struct program *p, struct err *err, int *ret_status)
 		return ret;
 	/* From here on a failure is the fault of what was asked for, or of a file it names. */
 	*ret_status = STATUS_USAGE;
-	ret = choose_accel(p->cfg.accel, &accel, ret_status, err);
+	ret = choose_accel(p, &accel, ret_status, err);
 	if (ret == 0)
 		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p,
 				   &p->con, err);
 	if (ret == 0) {
-		vmm_sandbox_console(p->sandbox, p->con);
+		if (p->sandbox)
+			vmm_sandbox_socket(p->sandbox, console_release_socket(p->con));
 		ret = machine_new(&p->cfg, p->loop, accel, p->con, &events, &p->machine, err);
 	}
+	if (ret == 0 && p->cfg.control)
+		ret = open_control(p, accel->name, err);
+	if (p->sandbox)
+		vmm_sandbox_socket(p->sandbox, commander_release_socket(p->cmd));
 	if (ret == 0) {
 		ret = vmm_sandbox_close(p->sandbox, p->loop, err);
 		if (ret < 0)
@@ -196,6 +262,7 @@ static int run(struct program *p, struct err *err, int *ret_status)
 		*ret_status = STATUS_HOST;
 	if (ret < 0)
 		return ret;
+	commander_event(p->cmd, "started", NULL);
 	ret = loop_run(p->loop);
 	if (ret < 0)
 		return err_set(err, -ret, "event loop: %s", strerror(-ret));
@@ -210,6 +277,8 @@ int main(int argc, char **argv)
 	struct err err = { .text = "" };
 	int ret, status = STATUS_USAGE;
 
+	if (argc > 1 && !strcmp(argv[1], "ctl"))
+		return ctl_main(argc - 1, argv + 1);
 	log_init("eyot-vmm", LOG_INFO);
 	ret = config_init(&p.cfg, &err);
 	if (ret == 0)
@@ -236,6 +305,7 @@ int main(int argc, char **argv)
 	console_restore_terminal();
 	if (ret < 0)
 		log_error("%s", err.text);
+	commander_free(p.cmd);
 	machine_free(p.machine);
 	console_close(p.con);
 	loop_free(p.loop);

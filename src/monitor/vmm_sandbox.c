@@ -88,6 +88,8 @@ int vmm_sandbox_start(struct config *cfg, struct vmm_sandbox **ret_sb, struct er
 		return ret;
 	}
 	console_ask_foreground(in_foreground, sb->keeper);
+	cfg->connect = connect_through_keeper;
+	cfg->connect_arg = sb->keeper;
 	for (unsigned i = 0; i < cfg->net_count; i++) {
 		cfg->nets[i].net.confine = confine_network;
 		cfg->nets[i].net.connect = connect_through_keeper;
@@ -106,12 +108,11 @@ void vmm_sandbox_free(struct vmm_sandbox *sb)
 	free(sb);
 }
 
-void vmm_sandbox_console(struct vmm_sandbox *sb, struct console *con)
+void vmm_sandbox_socket(struct vmm_sandbox *sb, char *path)
 {
-	_cleanup_free_ char *path = sb ? console_release_socket(con) : NULL;
-
 	if (path)
 		keeper_unlink_later(sb->keeper, path);
+	free(path);
 }
 
 static int thread_hook(void *arg, enum loop_thread kind)
@@ -132,7 +133,14 @@ int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err
 
 	if (!sb)
 		return 0;
-	ret = keeper_seal(sb->keeper);
+	ret = 0;
+	if (sb->cfg->vsock.path) {
+		ret = keeper_unlink_later(sb->keeper, sb->cfg->vsock.path);
+		if (ret == 0)
+			ret = keeper_allow_ports(sb->keeper, sb->cfg->vsock.path);
+	}
+	if (ret == 0)
+		ret = keeper_seal(sb->keeper);
 	if (ret < 0)
 		return err_set(err, -ret, "sandbox: keeper: %s", strerror(-ret));
 	for (unsigned i = 0; i < sb->inherited_count; i++)

@@ -16,8 +16,8 @@ struct vmm_sandbox;
 int vmm_sandbox_start(struct config *cfg, struct vmm_sandbox **ret_sb, struct err *err);
 void vmm_sandbox_free(struct vmm_sandbox *sb);
 
-/** vmm_sandbox_console() - the console is open: its socket is the keeper's to remove */
-void vmm_sandbox_console(struct vmm_sandbox *sb, struct console *con);
+/** vmm_sandbox_socket() - a socket that is the keeper's to remove; NULL: none; @path is freed */
+void vmm_sandbox_socket(struct vmm_sandbox *sb, char *path);
 
 /** vmm_sandbox_close() - all is open, no guest runs yet: give up the rest of the host */
 int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err);

@@ -111,7 +111,7 @@ struct net_config {
 
 	/* switch */
 	char *path;
-	/* Instead of net_unix_connect(), where that is not allowed any more; NULL: that */
+	/* Instead of unix_connect(), where that is not allowed any more; NULL: that */
 	int (*connect)(void *arg, const struct sockaddr_un *addr);
 	void *connect_arg;
 };

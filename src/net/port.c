@@ -20,9 +20,9 @@
  */
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/un.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
@@ -93,7 +93,7 @@ static int begin(struct port *port, int fd)
 static int try_connect(struct port *port)
 {
 	int fd = port->connect ? port->connect(port->connect_arg, &port->addr)
-			       : net_unix_connect(&port->addr);
+			       : unix_connect(&port->addr);
 
 	return fd < 0 ? fd : begin(port, fd);
 }
@@ -299,7 +299,7 @@ int net_port_open(struct loop *loop, const struct net_config *cfg, struct net_ba
 		return err_set(err, ENOMEM, "out of memory");
 	port->connect = cfg->connect;
 	port->connect_arg = cfg->connect_arg;
-	ret = net_unix_address(cfg->path, &port->addr, err);
+	ret = unix_address(cfg->path, &port->addr, err);
 	if (ret == 0) {
 		ret = try_connect(port);
 		if (ret < 0)

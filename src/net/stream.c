@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "base/util.h"
 #include "net/net.h"
@@ -120,29 +119,4 @@ int net_stream_flush(struct net_stream *s)
 	}
 	s->out_head = s->out_tail = 0; /* the same few pages again, warm in the cache */
 	return 0;
-}
-
-int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err)
-{
-	*addr = (struct sockaddr_un) { .sun_family = AF_UNIX };
-	if (strlen(path) >= sizeof(addr->sun_path))
-		return err_set(err, EINVAL, "'%s': a socket's path has at most %zu characters",
-			       path, sizeof(addr->sun_path) - 1);
-	strcpy(addr->sun_path, path);
-	return 0;
-}
-
-int net_unix_connect(const struct sockaddr_un *addr)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0) {
-		int ret = -errno;
-
-		close(fd);
-		return ret;
-	}
-	return fd;
 }

@@ -14,8 +14,6 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#include "base/err.h"
-
 struct net_stream {
 	int fd;
 	size_t extra; /* what stands before each frame, not counted in a frame's limits */
@@ -62,13 +60,5 @@ int net_stream_put(struct net_stream *s, const struct iovec *iov, unsigned count
 
 /** net_stream_flush() - send what is queued; 0: all gone; -EAGAIN: wait for the socket; -errno */
 int net_stream_flush(struct net_stream *s);
-
-/** net_unix_address() - fill in @path; -EINVAL with a text when it is too long */
-struct sockaddr_un;
-int net_unix_address(const char *path, struct sockaddr_un *addr, struct err *err);
-
-/** net_unix_connect() - a non-blocking stream socket connected to @path; the descriptor or -errno
- */
-int net_unix_connect(const struct sockaddr_un *addr);
 
 #endif

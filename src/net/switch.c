@@ -21,10 +21,9 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include "base/log.h"
+#include "base/sock.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/stream.h"
@@ -52,8 +51,7 @@ struct net_switch {
 	struct loop *loop;
 	int listen_fd;
 	struct loop_fd *listen_source;
-	struct sockaddr_un addr;
-	bool bound;
+	char *path; /* what to unlink; NULL: nothing */
 	struct switch_port ports[SWITCH_PORTS_MAX];
 	struct mac_entry macs[SWITCH_PORTS_MAX * SWITCH_PORT_MACS];
 	uint16_t buckets[BUCKETS];
@@ -244,44 +242,17 @@ static void accept_port(void *arg, uint32_t events)
 	}
 }
 
-/* A socket that a program left behind when it died may be taken over. */
-static bool nobody_listens(const struct sockaddr_un *addr)
-{
-	struct stat st;
-	int fd;
-
-	/* A file of another kind refuses connections as well. */
-	if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = net_unix_connect(addr);
-	if (fd >= 0)
-		close(fd);
-	return fd == -ECONNREFUSED;
-}
-
 static int listen_at(struct net_switch *sw, const char *path, struct err *err)
 {
-	mode_t mask;
-	int ret;
+	int ret = unix_listen(path, SWITCH_PORTS_MAX, err);
 
-	ret = net_unix_address(path, &sw->addr, err);
 	if (ret < 0)
 		return ret;
-	sw->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sw->listen_fd < 0)
-		return err_set(err, errno, "'%s': %s", path, strerror(errno));
-	mask = umask(0077);
-	ret = bind(sw->listen_fd, (struct sockaddr *)&sw->addr, sizeof(sw->addr));
-	if (ret < 0 && errno == EADDRINUSE && nobody_listens(&sw->addr) && unlink(path) == 0)
-		ret = bind(sw->listen_fd, (struct sockaddr *)&sw->addr, sizeof(sw->addr));
-	ret = ret < 0 ? -errno : 0;
-	umask(mask);
-	sw->bound = ret == 0;
-	if (ret == 0 && listen(sw->listen_fd, SWITCH_PORTS_MAX) < 0)
-		ret = -errno;
-	if (ret == 0)
-		ret = loop_fd_add(sw->loop, sw->listen_fd, EPOLLIN, accept_port, sw,
-				  &sw->listen_source);
+	sw->listen_fd = ret;
+	sw->path = strdup(path);
+	if (!sw->path)
+		return err_set(err, ENOMEM, "'%s': out of memory", path);
+	ret = loop_fd_add(sw->loop, sw->listen_fd, EPOLLIN, accept_port, sw, &sw->listen_source);
 	return ret < 0 ? err_set(err, -ret, "'%s': %s", path, strerror(-ret)) : 0;
 }
 
@@ -310,11 +281,11 @@ int switch_new(struct loop *loop, const char *path, struct net_switch **ret_sw, 
 int switch_join(struct net_switch *sw, const char *path, struct err *err)
 {
 	struct sockaddr_un addr;
-	int ret = net_unix_address(path, &addr, err), fd;
+	int ret = unix_address(path, &addr, err), fd;
 
 	if (ret < 0)
 		return ret;
-	fd = net_unix_connect(&addr);
+	fd = unix_connect(&addr);
 	ret = fd < 0 ? fd : add_port(sw, fd);
 	if (ret < 0 && fd >= 0)
 		close(fd);
@@ -329,10 +300,12 @@ void switch_free(struct net_switch *sw)
 		if (sw->ports[i].used)
 			end_port(&sw->ports[i]);
 	loop_fd_del(sw->listen_source);
-	if (sw->listen_fd >= 0)
+	if (sw->listen_fd >= 0) {
 		close(sw->listen_fd);
-	if (sw->bound)
-		unlink(sw->addr.sun_path);
+	}
+	if (sw->path)
+		unlink(sw->path);
+	free(sw->path);
 	free(sw);
 }
 

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/membarrier.h>
@@ -43,7 +44,7 @@
  * sandbox: all libc: brk, munmap, madvise, mremap(*, *, *, ~MREMAP_FIXED),
  *   mmap(*, *, ~PROT_EXEC), mprotect(*, *, ~PROT_EXEC), futex, sched_yield, sched_getaffinity,
  *   set_robust_list, rseq, sigaltstack, rt_sigprocmask, rt_sigreturn, restart_syscall,
- *   clock_gettime, getpid, gettid, tgkill(PID), exit, exit_group
+ *   clock_gettime, sysinfo, getpid, gettid, tgkill(PID), exit, exit_group
  */
 #define ROLE_LOOP (1 << SANDBOX_LOOP)
 #define ROLE_VCPU (1 << SANDBOX_VCPU)

@@ -41,7 +41,7 @@
 
 #define PATHS_MAX 32
 
-enum message_kind { UNLINK_LATER, SEAL, CONNECT };
+enum message_kind { UNLINK_LATER, ALLOW_PORTS, SEAL, CONNECT };
 
 struct message {
 	enum message_kind kind;
@@ -70,6 +70,7 @@ struct keeping {
 	bool sealed;
 	struct sockaddr_un unlinks[PATHS_MAX], connects[PATHS_MAX];
 	unsigned unlink_count, connect_count;
+	struct sockaddr_un ports; /* with "_" and a number behind it; "": none */
 };
 
 static const int passed_on[] = { SIGTERM, SIGINT,  SIGHUP,  SIGQUIT, SIGPWR,
@@ -109,6 +110,13 @@ static int answer(struct keeping *k, int error, int fd)
 /* Before the seal an address becomes known by being asked for. */
 static bool is_known(struct keeping *k, const struct sockaddr_un *addr)
 {
+	size_t len = strlen(k->ports.sun_path), digits;
+
+	if (len && !strncmp(addr->sun_path, k->ports.sun_path, len) && addr->sun_path[len] == '_') {
+		digits = strspn(addr->sun_path + len + 1, "0123456789");
+		if (digits && !addr->sun_path[len + 1 + digits])
+			return true;
+	}
 	for (unsigned i = 0; i < k->connect_count; i++)
 		if (!strcmp(k->connects[i].sun_path, addr->sun_path))
 			return true;
@@ -152,6 +160,10 @@ static bool serve(struct keeping *k)
 	case UNLINK_LATER:
 		if (!k->sealed && k->unlink_count < PATHS_MAX)
 			k->unlinks[k->unlink_count++] = m.addr;
+		break;
+	case ALLOW_PORTS:
+		if (!k->sealed)
+			k->ports = m.addr;
 		break;
 	case SEAL:
 		k->sealed = true;
@@ -344,14 +356,24 @@ static int tell(struct keeper *keeper, enum message_kind kind, const struct sock
 	return send(keeper->fd, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-int keeper_unlink_later(struct keeper *keeper, const char *path)
+static int tell_path(struct keeper *keeper, enum message_kind kind, const char *path)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 
 	if (snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path) >=
 	    (int)sizeof(addr.sun_path))
 		return -ENAMETOOLONG;
-	return tell(keeper, UNLINK_LATER, &addr);
+	return tell(keeper, kind, &addr);
+}
+
+int keeper_unlink_later(struct keeper *keeper, const char *path)
+{
+	return tell_path(keeper, UNLINK_LATER, path);
+}
+
+int keeper_allow_ports(struct keeper *keeper, const char *path)
+{
+	return tell_path(keeper, ALLOW_PORTS, path);
 }
 
 int keeper_seal(struct keeper *keeper)

@@ -44,6 +44,9 @@ void keeper_free(struct keeper *keeper);
 /** keeper_unlink_later() - have the socket at @path removed at the end; before keeper_seal() */
 int keeper_unlink_later(struct keeper *keeper, const char *path);
 
+/** keeper_allow_ports() - allow keeper_connect() to @path with "_" and a number behind it */
+int keeper_allow_ports(struct keeper *keeper, const char *path);
+
 /** keeper_seal() - from now on the keeper does nothing but connect where it has connected before */
 int keeper_seal(struct keeper *keeper);
 

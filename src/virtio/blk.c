@@ -313,6 +313,16 @@ static void blk_config_read(struct virtio_dev *dev, unsigned off, void *buf, uns
 	memcpy(buf, (const uint8_t *)&blk->config + off, len);
 }
 
+void virtio_blk_resized(struct virtio_dev *dev)
+{
+	struct blk *blk = container_of(dev, struct blk, dev);
+
+	pthread_mutex_lock(&dev->lock);
+	blk->config.capacity = disk_size(blk->disk) / DISK_SECTOR;
+	pthread_mutex_unlock(&dev->lock);
+	virtio_config_changed(dev);
+}
+
 static void blk_drain(struct virtio_dev *dev)
 {
 	disk_drain(container_of(dev, struct blk, dev)->disk);

@@ -90,8 +90,11 @@ static int tx_frame(struct net *net, struct net_pair *p)
 	    net_hdr_check(&hdr, len, virtio_has(&net->dev, VIRTIO_NET_F_CSUM),
 			  virtio_has(&net->dev, VIRTIO_NET_F_HOST_TSO4),
 			  virtio_has(&net->dev, VIRTIO_NET_F_HOST_TSO6),
-			  virtio_has(&net->dev, VIRTIO_NET_F_HOST_ECN)) < 0)
+			  virtio_has(&net->dev, VIRTIO_NET_F_HOST_ECN)) < 0 ||
+	    !atomic_load(&net->link_up)) {
+		net_count(&net->tx_dropped, 1);
 		return 0;
+	}
 	p->tx_iov[0] = (struct iovec) { &hdr, sizeof(hdr) };
 	count = 1 + iov_slice(p->tx_iov + 1, c->iov, c->out_count, NET_HDR_LEN, len);
 	if (net->be->on_loop)
@@ -100,6 +103,8 @@ static int tx_frame(struct net *net, struct net_pair *p)
 	if (net->be->on_loop)
 		virtq_lock(vq);
 	if (ret == 0) {
+		net_count(&net->tx_packets, 1);
+		net_count(&net->tx_bytes, len);
 		net_bucket_take(net, &net->tx_bucket, len);
 		net_pcap_write(net->pcap, p->tx_iov + 1, count - 1, len);
 	}
@@ -189,11 +194,17 @@ static void nic_writable(void *opaque)
 	tx_fired(opaque);
 }
 
+static void show_link(struct net *net)
+{
+	bool up = net->be->link_up && !net->unplugged;
+
+	if (atomic_exchange(&net->link_up, up) != up)
+		virtio_config_changed(&net->dev);
+}
+
 static void nic_link(void *opaque, bool up)
 {
-	struct net *net = opaque;
-
-	virtio_net_set_link(&net->dev, up);
+	show_link(opaque);
 }
 
 static const struct net_nic_ops nic_ops = { nic_readable, nic_writable, nic_link };
@@ -202,8 +213,34 @@ void virtio_net_set_link(struct virtio_dev *dev, bool up)
 {
 	struct net *net = net_of(dev);
 
-	if (atomic_exchange(&net->link_up, up) != up)
-		virtio_config_changed(dev);
+	net->unplugged = !up;
+	show_link(net);
+}
+
+void virtio_net_set_rate(struct virtio_dev *dev, uint64_t rate)
+{
+	struct net *net = net_of(dev);
+
+	net->rate = rate;
+	loop_timer_arm(net->rx_timer, 1);
+	loop_timer_arm(net->tx_timer, 1);
+}
+
+void virtio_net_get_info(struct virtio_dev *dev, struct virtio_net_info *ret_info)
+{
+	struct net *net = net_of(dev);
+
+	pthread_mutex_lock(&net->lock);
+	memcpy(ret_info->mac, net->mac, ETH_ALEN);
+	pthread_mutex_unlock(&net->lock);
+	ret_info->link_up = atomic_load(&net->link_up);
+	ret_info->rate = net->rate;
+	ret_info->rx_packets = atomic_load(&net->rx_packets);
+	ret_info->rx_bytes = atomic_load(&net->rx_bytes);
+	ret_info->rx_dropped = atomic_load(&net->rx_dropped);
+	ret_info->tx_packets = atomic_load(&net->tx_packets);
+	ret_info->tx_bytes = atomic_load(&net->tx_bytes);
+	ret_info->tx_dropped = atomic_load(&net->tx_dropped);
 }
 
 /* ---- device ---- */

@@ -60,7 +60,10 @@ struct net {
 	struct loop_timer *tx_timer;	 /* looks for frames that wait in the queues */
 	struct loop_timer *config_timer; /* tells the driver of changed configuration */
 	atomic_uint pairs_used;
-	atomic_bool link_up;
+	atomic_bool link_up; /* what the driver is shown */
+	bool unplugged;	     /* the cable, by virtio_net_set_link(); loop thread */
+	_Atomic uint64_t rx_packets, rx_bytes, rx_dropped;
+	_Atomic uint64_t tx_packets, tx_bytes, tx_dropped;
 	atomic_bool offloads_told; /* the back end knows guest_offloads */
 	_Atomic uint64_t guest_offloads;
 
@@ -81,6 +84,11 @@ struct net {
 	 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN)
 
 #define NET_BATCH_MAX 128 /* frames that one call takes */
+
+static inline void net_count(_Atomic uint64_t *figure, uint64_t n)
+{
+	atomic_fetch_add_explicit(figure, n, memory_order_relaxed);
+}
 
 /** net_bucket_wait() - 0: a frame may go; else when to look again, in clock_now_ns() */
 uint64_t net_bucket_wait(struct net *net, struct net_bucket *b);

@@ -168,18 +168,24 @@ static int rx_frame(struct net *net, struct net_pair *p, unsigned source)
 	p->guess = (size_t)len;
 	iov_copy_from(iov + 1, count, 0, dst, sizeof(dst));
 	net_bucket_take(net, &net->rx_bucket, (size_t)len);
-	if (!rx_wanted(net, &hdr, dst))
+	if (!rx_wanted(net, &hdr, dst)) {
+		net_count(&net->rx_dropped, 1);
 		return 1;
+	}
 	net_pcap_write(net->pcap, iov + 1, count, (size_t)len);
 	if ((uint64_t)len > room) {
-		if (stage(net, p, NET_HDR_LEN + (uint64_t)len) <= 0)
+		if (stage(net, p, NET_HDR_LEN + (uint64_t)len) <= 0) {
+			net_count(&net->rx_dropped, 1);
 			return 1; /* too large for what the driver offers */
+		}
 		iov_copy_to(p->staged_iov, p->iov_count, NET_HDR_LEN + room, net->bounce,
 			    (uint64_t)len - room);
 	}
 	hdr.num_buffers = chains_of(p, NET_HDR_LEN + (uint64_t)len);
 	iov_copy_to(p->staged_iov, p->iov_count, 0, &hdr, sizeof(hdr));
 	give(p, NET_HDR_LEN + (uint64_t)len);
+	net_count(&net->rx_packets, 1);
+	net_count(&net->rx_bytes, (uint64_t)len);
 	return 1;
 }
 

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/un.h>
 
 #include "base/err.h"
 #include "base/snap.h"
@@ -32,6 +33,9 @@ struct virtio_env {
 	const struct guest_mem *mem;
 	struct pci_host *pci;
 	struct loop *loop;
+	/* Instead of unix_connect(), where that is not allowed any more; NULL: that */
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
 	bool doorbells; /* the accelerator counts notifications in eventfds: bus_doorbell() */
 };
 
@@ -133,6 +137,10 @@ int virtio_blk_new(const struct virtio_env *env, unsigned slot, struct disk *dis
 		   const char *serial, unsigned queue_count, struct virtio_dev **ret_dev,
 		   struct err *err);
 
+/** virtio_blk_resized() - tell the driver that the disk has another size; loop thread, no lock held
+ */
+void virtio_blk_resized(struct virtio_dev *dev);
+
 /** virtio_rng_new() - an entropy source, fed by the host's */
 int virtio_rng_new(const struct virtio_env *env, unsigned slot, struct virtio_dev **ret_dev,
 		   struct err *err);
@@ -152,8 +160,83 @@ int virtio_net_new(const struct virtio_env *env, unsigned slot, struct net_backe
 		   const struct virtio_net_options *opt, struct virtio_dev **ret_dev,
 		   struct err *err);
 
-/** virtio_net_set_link() - plug the cable in or out; loop thread, no lock held */
+/**
+ * virtio_net_set_link() - plug the cable in or out; loop thread, no lock held
+ * The link is up while this and the back end say so.
+ */
 void virtio_net_set_link(struct virtio_dev *dev, bool up);
+
+/** virtio_net_set_rate() - bytes a second, each way; 0: no limit; loop thread, vCPUs parked */
+void virtio_net_set_rate(struct virtio_dev *dev, uint64_t rate);
+
+struct virtio_net_info {
+	uint8_t mac[6]; /* as the driver sees it */
+	bool link_up;
+	uint64_t rate;				   /* bytes a second, each way; 0: no limit */
+	uint64_t rx_packets, rx_bytes, rx_dropped; /* into the guest */
+	uint64_t tx_packets, tx_bytes, tx_dropped; /* out of it */
+};
+
+/** virtio_net_get_info() - for people; loop thread, no lock held */
+void virtio_net_get_info(struct virtio_dev *dev, struct virtio_net_info *ret_info);
+
+/* What a guest tells of its memory (virtio 1.2, 5.5.6.3); in the order of their tags */
+enum balloon_stat {
+	BALLOON_SWAP_IN,	/* bytes */
+	BALLOON_SWAP_OUT,	/* bytes */
+	BALLOON_MAJOR_FAULTS,	/* how many */
+	BALLOON_MINOR_FAULTS,	/* how many */
+	BALLOON_FREE,		/* bytes nobody uses */
+	BALLOON_TOTAL,		/* bytes, without the balloon */
+	BALLOON_AVAILABLE,	/* bytes that can be had without swapping */
+	BALLOON_DISK_CACHES,	/* bytes that can be had without I/O */
+	BALLOON_HUGETLB_ALLOCS, /* how many */
+	BALLOON_HUGETLB_FAILS,	/* how many */
+	BALLOON_OOM_KILLS,	/* how many; these six: newer drivers */
+	BALLOON_ALLOC_STALLS,
+	BALLOON_ASYNC_SCANS,
+	BALLOON_DIRECT_SCANS,
+	BALLOON_ASYNC_RECLAIMS,
+	BALLOON_DIRECT_RECLAIMS,
+	BALLOON_STATS,
+};
+
+struct virtio_balloon_info {
+	uint64_t target_bytes;	 /* memory the guest shall have */
+	uint64_t actual_bytes;	 /* memory it has: RAM without what is in the balloon */
+	uint64_t reported_bytes; /* free pages given back to the host so far, counted each time */
+	uint32_t known;		 /* which of stats there are, a mask */
+	uint64_t stats[BALLOON_STATS];
+	uint64_t stats_ns; /* when they came, clock_now_ns() */
+};
+
+/** virtio_balloon_stat_name() - such as "free-memory" */
+const char *virtio_balloon_stat_name(unsigned stat);
+
+/**
+ * virtio_balloon_new() - a memory balloon (virtio 1.2, 5.5)
+ * @target_bytes: what the guest shall have, at most its RAM
+ */
+int virtio_balloon_new(const struct virtio_env *env, unsigned slot, uint64_t target_bytes,
+		       struct virtio_dev **ret_dev, struct err *err);
+
+/** virtio_balloon_set_target() - change it; loop thread. Return: 0; -EINVAL: more than there is */
+int virtio_balloon_set_target(struct virtio_dev *dev, uint64_t target_bytes);
+
+/** virtio_balloon_get_info() - what is known; any thread, no lock held */
+void virtio_balloon_get_info(struct virtio_dev *dev, struct virtio_balloon_info *ret_info);
+
+/** virtio_balloon_ask_stats() - have the driver bring new statistics, soon; loop thread */
+void virtio_balloon_ask_stats(struct virtio_dev *dev);
+
+/**
+ * virtio_vsock_new() - sockets between the guest and this host's UNIX sockets (virtio 1.2, 5.10)
+ * @cid: the guest's, 3 to 0xfffffffe
+ * @path: of the socket that clients of the host connect to; made, and gone with the device. The
+ * guest's connections to port N of the host go to @path_N.
+ */
+int virtio_vsock_new(const struct virtio_env *env, unsigned slot, uint32_t cid, const char *path,
+		     struct virtio_dev **ret_dev, struct err *err);
 
 /* The other end of a console; all on the loop thread, no lock held. As struct uart_backend. */
 struct virtio_console_backend {

@@ -2,7 +2,7 @@
 /*
  * The ACPI tables (ACPI 6.4, chapter 5): RSDP, XSDT, FADT, FACS, MADT, MCFG
  * and a DSDT that names what a guest cannot discover: the PCI root bridge with
- * its windows and interrupt routing, CPUs, COM1, RTC, pvpanic and \_S5.
+ * its windows, interrupt routing and hot plug, CPUs, COM1, RTC, pvpanic and \_S5.
  *
  * The fixed hardware is that of hw/platform.h: PM1a blocks, PM timer, reset
  * register, power button as a fixed feature. There is no SMI command port: the
@@ -116,7 +116,64 @@ static void dsdt_pci_routing(struct aml *a)
 	aml_block_end(a, table);
 }
 
-static void dsdt_pci(struct aml *a)
+static void slot_name(char *name, unsigned slot)
+{
+	snprintf(name, 8, "S%03X", slot & 0xfff);
+}
+
+/* Tell the devices whose bits are set in a register. */
+static void hotplug_notify(struct aml *a, uint32_t slots, const char *reg, unsigned value)
+{
+	aml_store(a);
+	aml_name(a, reg);
+	aml_u8(a, AML_LOCAL0);
+	for (unsigned slot = 0; slot < PCI_SLOT_COUNT; slot++) {
+		char name[8];
+		size_t block;
+
+		if (!(slots & 1u << slot))
+			continue;
+		slot_name(name, slot);
+		block = aml_if_begin(a);
+		aml_and(a, AML_LOCAL0, 1u << slot);
+		aml_notify(a, name, value);
+		aml_block_end(a, block);
+	}
+}
+
+/* The registers of hw/hotplug.c, a device for each slot that can change, and what the event runs.
+ */
+static void dsdt_hotplug(struct aml *a, uint32_t slots)
+{
+	static const char *const fields[] = { "HPUP", "HPDN", "HPEJ" };
+	size_t dev, method;
+
+	aml_io_region(a, "HPRG", PORT_HOTPLUG, PORT_HOTPLUG_SIZE, fields, ARRAY_SIZE(fields));
+	for (unsigned slot = 0; slot < PCI_SLOT_COUNT; slot++) {
+		char name[8];
+
+		if (!(slots & 1u << slot))
+			continue;
+		slot_name(name, slot);
+		dev = aml_device_begin(a, name);
+		aml_define(a, "_ADR");
+		aml_int(a, (uint64_t)slot << 16);
+		aml_define(a, "_SUN");
+		aml_int(a, slot);
+		method = aml_method_begin(a, "_EJ0", 1);
+		aml_store(a);
+		aml_int(a, 1u << slot);
+		aml_name(a, "HPEJ");
+		aml_block_end(a, method);
+		aml_block_end(a, dev);
+	}
+	method = aml_method_begin(a, "HPNT", 0);
+	hotplug_notify(a, slots, "HPUP", 1); /* device check */
+	hotplug_notify(a, slots, "HPDN", 3); /* eject request */
+	aml_block_end(a, method);
+}
+
+static void dsdt_pci(struct aml *a, uint32_t hotplug_slots)
 {
 	size_t dev = aml_device_begin(a, "PCI0");
 	size_t res;
@@ -137,6 +194,7 @@ static void dsdt_pci(struct aml *a)
 	aml_res_memory64_window(a, MEM_PCI64_BASE, MEM_PCI64_BASE + MEM_PCI64_SIZE - 1);
 	aml_resources_end(a, res);
 	dsdt_pci_routing(a);
+	dsdt_hotplug(a, hotplug_slots);
 	aml_block_end(a, dev);
 }
 
@@ -150,6 +208,7 @@ static void dsdt_board(struct aml *a)
 	res = aml_resources_begin(a);
 	aml_res_memory32(a, MEM_ECAM_BASE, MEM_ECAM_SIZE);
 	aml_res_io(a, PORT_PM_BASE, PORT_PM_SIZE);
+	aml_res_io(a, PORT_HOTPLUG, PORT_HOTPLUG_SIZE);
 	aml_resources_end(a, res);
 	aml_block_end(a, dev);
 }
@@ -183,6 +242,50 @@ static void dsdt_pvpanic(struct aml *a)
 	aml_block_end(a, dev);
 }
 
+/* Guests know it by its _CID, old ones by _DDN. */
+static void dsdt_genid(struct aml *a)
+{
+	size_t dev = aml_device_begin(a, "VGEN");
+	size_t addr;
+
+	aml_define(a, "_HID");
+	aml_string(a, "EYOT0001");
+	aml_define(a, "_CID");
+	aml_string(a, "VM_Gen_Counter");
+	aml_define(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	aml_define(a, "ADDR");
+	addr = aml_package_begin(a, 2);
+	aml_int(a, ACPI_GENID_GPA);
+	aml_int(a, 0); /* the upper half */
+	aml_block_end(a, addr);
+	aml_block_end(a, dev);
+}
+
+/* A method's name is its event's: edge, number. */
+static size_t event_begin(struct aml *a, unsigned bit)
+{
+	char name[8];
+
+	snprintf(name, sizeof(name), "_E%02X", bit & 0xff);
+	return aml_method_begin(a, name, 0);
+}
+
+static void dsdt_events(struct aml *a, const struct acpi_config *cfg)
+{
+	size_t scope = aml_scope_begin(a, "\\_GPE"), method;
+
+	method = event_begin(a, PM_GPE_HOTPLUG);
+	aml_name(a, "\\_SB_.PCI0.HPNT");
+	aml_block_end(a, method);
+	if (cfg->has_genid) {
+		method = event_begin(a, PM_GPE_GENID);
+		aml_notify(a, "\\_SB_.VGEN", 0x80);
+		aml_block_end(a, method);
+	}
+	aml_block_end(a, scope);
+}
+
 static void dsdt_cpus(struct aml *a, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -213,13 +316,16 @@ static uint64_t put_dsdt(struct aml *a, const struct acpi_config *cfg)
 	aml_block_end(a, block);
 
 	block = aml_scope_begin(a, "\\_SB_");
+	if (cfg->has_genid)
+		dsdt_genid(a);
 	dsdt_cpus(a, cfg->cpu_count);
 	dsdt_board(a);
-	dsdt_pci(a);
+	dsdt_pci(a, cfg->hotplug_slots);
 	dsdt_isa(a, "COM1", "PNP0501", PORT_COM1, 8, GSI_COM1);
 	dsdt_isa(a, "RTC_", "PNP0B00", PORT_RTC, 2, GSI_RTC);
 	dsdt_pvpanic(a);
 	aml_block_end(a, block);
+	dsdt_events(a, cfg);
 	return table_end(a, at);
 }
 
@@ -248,6 +354,8 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	put_le32(t + 56, PORT_PM1A_EVT);
 	put_le32(t + 64, PORT_PM1A_CNT);
 	put_le32(t + 76, PORT_PM_TMR);
+	put_le32(t + 80, PORT_PM_GPE0);
+	t[92] = 4;
 	t[88] = 4; /* lengths of the blocks in bytes */
 	t[89] = 2;
 	t[91] = 4;
@@ -264,6 +372,7 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	put_gas_io(t + 148, PORT_PM1A_EVT, 32, 2);
 	put_gas_io(t + 172, PORT_PM1A_CNT, 16, 2);
 	put_gas_io(t + 208, PORT_PM_TMR, 32, 3);
+	put_gas_io(t + 220, PORT_PM_GPE0, 32, 1);
 	aml_bytes(a, t + HEADER_SIZE, sizeof(t) - HEADER_SIZE);
 	return table_end(a, at);
 }
@@ -341,7 +450,7 @@ static void put_rsdp(uint8_t *p, uint64_t xsdt)
 int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa,
 	       struct err *err)
 {
-	struct aml a = { .data = area, .len = TABLES_OFFSET, .cap = ACPI_AREA_SIZE };
+	struct aml a = { .data = area, .len = TABLES_OFFSET, .cap = ACPI_AREA_SIZE - PAGE_SIZE };
 	uint64_t tables[3], dsdt, xsdt;
 	size_t at;
 

@@ -3,6 +3,7 @@
 #ifndef EYOT_VM_ACPI_H
 #define EYOT_VM_ACPI_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,8 +13,12 @@
 #define ACPI_AREA_BASE 0xe0000u
 #define ACPI_AREA_SIZE 0x20000u
 
+#define ACPI_GENID_GPA (ACPI_AREA_BASE + ACPI_AREA_SIZE - PAGE_SIZE) /* a page of its own */
+
 struct acpi_config {
-	unsigned cpu_count; /* 1 to 64; APIC IDs 0 .. count-1 */
+	unsigned cpu_count;	/* 1 to 64; APIC IDs 0 .. count-1 */
+	uint32_t hotplug_slots; /* PCI slots that can change, a bit each */
+	bool has_genid;		/* a generation ID is at ACPI_GENID_GPA */
 };
 
 /**

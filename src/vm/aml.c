@@ -145,6 +145,66 @@ size_t aml_device_begin(struct aml *a, const char *name)
 	return block;
 }
 
+size_t aml_method_begin(struct aml *a, const char *name, unsigned args)
+{
+	size_t block;
+
+	aml_u8(a, 0x14);
+	block = block_begin(a);
+	aml_name(a, name);
+	aml_u8(a, (uint8_t)(args | 8)); /* bit 3: serialized */
+	return block;
+}
+
+size_t aml_if_begin(struct aml *a)
+{
+	aml_u8(a, 0xa0);
+	return block_begin(a);
+}
+
+void aml_store(struct aml *a)
+{
+	aml_u8(a, 0x70);
+}
+
+void aml_and(struct aml *a, uint8_t local, uint64_t mask)
+{
+	aml_u8(a, 0x7b);
+	aml_u8(a, local);
+	aml_int(a, mask);
+	aml_u8(a, 0); /* no target */
+}
+
+void aml_notify(struct aml *a, const char *path, unsigned value)
+{
+	aml_u8(a, 0x86);
+	aml_name(a, path);
+	aml_int(a, value);
+}
+
+void aml_io_region(struct aml *a, const char *name, uint16_t base, uint8_t len,
+		   const char *const *fields, unsigned count)
+{
+	size_t block;
+
+	aml_u8(a, 0x5b);
+	aml_u8(a, 0x80);
+	aml_name(a, name);
+	aml_u8(a, 1); /* SystemIO */
+	aml_int(a, base);
+	aml_int(a, len);
+	aml_u8(a, 0x5b);
+	aml_u8(a, 0x81);
+	block = block_begin(a);
+	aml_name(a, name);
+	aml_u8(a, 3); /* DWordAcc, NoLock, Preserve */
+	for (unsigned i = 0; i < count; i++) {
+		aml_name(a, fields[i]);
+		aml_u8(a, 32); /* bits */
+	}
+	aml_block_end(a, block);
+}
+
 size_t aml_package_begin(struct aml *a, uint8_t count)
 {
 	size_t block;

@@ -32,10 +32,22 @@ void aml_string(struct aml *a, const char *text);
 void aml_eisaid(struct aml *a, const char *id);	  /* "PNP0A08" as a constant */
 void aml_define(struct aml *a, const char *name); /* Name (name, ...): the object follows */
 
+/* Code */
+#define AML_LOCAL0 0x60
+#define AML_ARG0 0x68
+void aml_store(struct aml *a);				   /* Store (source, target): both follow */
+void aml_and(struct aml *a, uint8_t local, uint64_t mask); /* And (local, mask), as a value */
+void aml_notify(struct aml *a, const char *path, unsigned value);
+/* OperationRegion (name, SystemIO, base, len) and its fields of 32 bits each */
+void aml_io_region(struct aml *a, const char *name, uint16_t base, uint8_t len,
+		   const char *const *fields, unsigned count);
+
 /* Blocks with a length: begin returns what end needs. */
 size_t aml_scope_begin(struct aml *a, const char *path);
 size_t aml_device_begin(struct aml *a, const char *name);
 size_t aml_package_begin(struct aml *a, uint8_t count);
+size_t aml_method_begin(struct aml *a, const char *name, unsigned args); /* serialized */
+size_t aml_if_begin(struct aml *a);					 /* the condition follows */
 void aml_block_end(struct aml *a, size_t block);
 
 /* A resource template: a buffer that ends with its end tag. */

@@ -129,11 +129,22 @@ int guest_mem_init_huge(struct guest_mem *mem, uint64_t size, struct err *err)
 		    err);
 }
 
-int guest_mem_clear(struct guest_mem *mem)
+int guest_mem_discard(const struct guest_mem *mem, void *hva, uint64_t len)
 {
-	return madvise(mem->slots[0].hva, mem->size, mem->fd < 0 ? MADV_DONTNEED : MADV_REMOVE) < 0
+	uint64_t first = align_up((uintptr_t)hva, PAGE_SIZE);
+	uint64_t end = align_down((uintptr_t)hva + len, PAGE_SIZE);
+
+	if (end <= first)
+		return 0;
+	return madvise((void *)(uintptr_t)first, end - first,
+		       mem->fd < 0 ? MADV_DONTNEED : MADV_REMOVE) < 0
 		   ? -errno
 		   : 0;
+}
+
+int guest_mem_clear(struct guest_mem *mem)
+{
+	return guest_mem_discard(mem, mem->slots[0].hva, mem->size);
 }
 
 void guest_mem_done(struct guest_mem *mem)

@@ -89,6 +89,13 @@ int guest_mem_init(struct guest_mem *mem, uint64_t size, struct err *err);
 int guest_mem_init_huge(struct guest_mem *mem, uint64_t size, struct err *err);
 void guest_mem_done(struct guest_mem *mem);
 
+/**
+ * guest_mem_discard() - make the whole pages of [@hva, @hva+@len), which is RAM, read zero and give
+ * them back to the host; then comes guest_mem_note_write(), as after any write. Any thread.
+ * Return: 0 or -errno: the host does not take them, they are as they were.
+ */
+int guest_mem_discard(const struct guest_mem *mem, void *hva, uint64_t len);
+
 /** guest_mem_clear() - make all of it read zero and give it back to the host; 0 or -errno */
 int guest_mem_clear(struct guest_mem *mem);
 

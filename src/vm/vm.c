@@ -16,6 +16,7 @@
 #include "vm/vm.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -27,6 +28,7 @@
 #include "loop/loop.h"
 
 #define PARK_TIMEOUT_S 20
+#define VM_VERSION 2 /* of saved state as a whole; the first one did not tell the CPU */
 
 static bool gate_closed(const struct vm *vm)
 {
@@ -78,6 +80,7 @@ static void *vcpu_thread(void *arg)
 		struct vcpu_exit ex = { .reason = VCPU_EXIT_KICKED };
 
 		vm->accel->vcpu_run(cpu->vcpu, &ex);
+		atomic_fetch_add_explicit(&cpu->returns, 1, memory_order_relaxed);
 		switch (ex.reason) {
 		case VCPU_EXIT_KICKED:
 			break;
@@ -135,7 +138,7 @@ static int wait_parked(struct vm *vm)
 	return 0;
 }
 
-int vm_pause(struct vm *vm, struct err *err)
+int vm_park(struct vm *vm, struct err *err)
 {
 	int ret;
 
@@ -148,6 +151,15 @@ int vm_pause(struct vm *vm, struct err *err)
 	pthread_mutex_unlock(&vm->lock);
 	if (ret < 0)
 		return err_set(err, -ret, "pause: a vCPU did not stop within %d s", PARK_TIMEOUT_S);
+	return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *err)
+{
+	int ret = vm_park(vm, err);
+
+	if (ret < 0)
+		return ret;
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].quiesce)
 			vm->devices[i].quiesce(vm->devices[i].dev);
@@ -227,6 +239,8 @@ static void handle_request(void *arg, uint32_t events)
 		int ret = power_on(vm, &err);
 
 		if (ret == 0) {
+			if (vm->ops->was_reset)
+				vm->ops->was_reset(vm->opaque);
 			/* A weightier request that came meanwhile has woken the loop again. */
 			pthread_mutex_lock(&vm->lock);
 			if (vm->request.kind == VM_RESET)
@@ -247,6 +261,23 @@ void vm_set_devices(struct vm *vm, const struct vm_device *table, unsigned count
 {
 	vm->devices = table;
 	vm->device_count = count;
+}
+
+static void where_offered(const struct vm *vm, char *buf, size_t size)
+{
+	snprintf(buf, size, "accelerator '%s' on this host", vm->accel->name);
+}
+
+static int choose_cpu(struct vm *vm, const struct cpu_model *model, struct err *err)
+{
+	struct cpu_id offered;
+	char where[80];
+	int ret = vm->accel->cpu_offer(vm->accel_vm, &offered, err);
+
+	where_offered(vm, where, sizeof(where));
+	if (ret == 0)
+		ret = cpu_model_apply(model, &offered, where, &vm->cpu, err);
+	return ret < 0 ? ret : vm->accel->cpu_show(vm->accel_vm, &vm->cpu, err);
 }
 
 int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
@@ -302,6 +333,9 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 		err_prefix(err, ret, "accelerator '%s'", vm->accel->name);
 		goto fail;
 	}
+	ret = choose_cpu(vm, cfg->cpu, err);
+	if (ret < 0)
+		goto fail;
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
 		ret = vm->accel->vcpu_new(vm->accel_vm, i, &vm->cpus[i].vcpu, err);
 		if (ret < 0) {
@@ -394,10 +428,11 @@ int vm_save(struct vm *vm, struct snap_writer *w, struct err *err)
 	state = calloc(1, sizeof(*state));
 	if (!state)
 		return err_set(err, ENOMEM, "save: out of memory");
-	snap_begin(w, "vm", 1);
+	snap_begin(w, "vm", VM_VERSION);
 	snap_put_u32(w, vm->cpu_count);
 	snap_put_u64(w, vm->mem.size);
 	snap_close(w);
+	cpu_id_save(&vm->cpu, w);
 	for (unsigned i = 0; i < vm->cpu_count && ret == 0; i++) {
 		ret = vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state, err);
 		vcpu_state_save(state, w);
@@ -419,10 +454,13 @@ static int load_machine(struct vm *vm, struct snap_reader *r, struct err *err)
 {
 	uint32_t version, cpus;
 	uint64_t ram;
-	int ret = snap_open(r, "vm", 1, &version, err);
+	int ret = snap_open(r, "vm", VM_VERSION, &version, err);
 
 	if (ret < 0)
 		return ret;
+	if (version != VM_VERSION)
+		return err_set(err, EBADMSG,
+			       "saved state: of version %u, which does not tell its CPU", version);
 	cpus = snap_get_u32(r);
 	ram = snap_get_u64(r);
 	ret = snap_end(r, err);
@@ -437,6 +475,25 @@ static int load_machine(struct vm *vm, struct snap_reader *r, struct err *err)
 	return 0;
 }
 
+/* The guest goes on with the CPU that it knows, where that is offered. */
+static int load_cpu(struct vm *vm, struct snap_reader *r, struct err *err)
+{
+	struct cpu_id saved, offered;
+	char where[80];
+	int ret = cpu_id_load(&saved, r, err);
+
+	if (ret == 0)
+		ret = vm->accel->cpu_offer(vm->accel_vm, &offered, err);
+	where_offered(vm, where, sizeof(where));
+	if (ret == 0)
+		ret = cpu_id_check(&saved, &offered, where, err);
+	if (ret == 0)
+		ret = vm->accel->cpu_show(vm->accel_vm, &saved, err);
+	if (ret == 0)
+		vm->cpu = saved;
+	return ret;
+}
+
 int vm_load(struct vm *vm, struct snap_reader *r, struct err *err)
 {
 	struct vcpu_state *state;
@@ -445,6 +502,8 @@ int vm_load(struct vm *vm, struct snap_reader *r, struct err *err)
 	if (!vm->pause_depth)
 		return err_set(err, EINVAL, "load: the machine is not paused");
 	ret = load_machine(vm, r, err);
+	if (ret == 0)
+		ret = load_cpu(vm, r, err);
 	if (ret < 0)
 		return ret;
 	state = calloc(vm->cpu_count, sizeof(*state));

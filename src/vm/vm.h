@@ -52,6 +52,8 @@ struct vm_ops {
 	int (*boot)(void *opaque, struct vcpu_state *state, struct err *err);
 	/* The machine has stopped for good because of @req; vCPUs are parked. Loop thread. */
 	void (*stopped)(void *opaque, const struct vm_request *req);
+	/* The machine was reset and is about to run. Loop thread; may be NULL. */
+	void (*was_reset)(void *opaque);
 };
 
 /* One row per device, in the order of reset, save and load. Members but the name may be NULL. */
@@ -70,7 +72,8 @@ struct vm_config {
 	uint64_t memory_bytes;
 	uint64_t code_cache_bytes; /* 0: default */
 	unsigned cpu_count;
-	bool no_reboot; /* a reset stops the machine */
+	const struct cpu_model *cpu; /* NULL: all that the accelerator offers */
+	bool no_reboot;		     /* a reset stops the machine */
 	struct loop *loop;
 	const struct vm_ops *ops;
 	void *opaque; /* of ops */
@@ -82,7 +85,8 @@ struct vm_cpu {
 	struct accel_vcpu *vcpu;
 	pthread_t thread;
 	bool has_thread;
-	bool parked; /* under vm->lock */
+	bool parked;		  /* under vm->lock */
+	_Atomic uint64_t returns; /* times that vcpu_run() returned */
 };
 
 struct vm {
@@ -93,6 +97,7 @@ struct vm {
 	const struct accel_ops *accel;
 	struct accel_vm *accel_vm;
 	unsigned cpu_count;
+	struct cpu_id cpu; /* what the guest is shown */
 	bool no_reboot;
 	const struct vm_ops *ops;
 	void *opaque;
@@ -145,6 +150,12 @@ void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const c
 /** vm_pause() - park all vCPUs; nests. Return: 0; -ETIMEDOUT when one does not stop */
 int vm_pause(struct vm *vm, struct err *err);
 void vm_resume(struct vm *vm);
+
+/**
+ * vm_park() - as vm_pause(), but devices go on with what is in flight
+ * For changes of the machine that no vCPU may be in the middle of.
+ */
+int vm_park(struct vm *vm, struct err *err);
 
 /**
  * vm_save() - all state but RAM's content into @w; the machine is paused

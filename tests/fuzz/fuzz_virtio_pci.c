@@ -19,24 +19,6 @@ static void set_up(struct target *t, struct fuzz_in *in)
 	drv_ready(&t->d);
 }
 
-static void save_and_load(struct target *t, struct fuzz_in *in)
-{
-	struct snap_writer w;
-	struct snap_reader r;
-
-	snap_writer_init(&w);
-	virtio_dev_save(t->dev, &w);
-	assert(!w.failed);
-	for (unsigned n = (unsigned)fuzz_take(in, 1) & 3; n; n--) {
-		size_t at = fuzz_take(in, 2) % w.len;
-
-		w.data[at] = (uint8_t)fuzz_take(in, 1);
-	}
-	snap_reader_init(&r, w.data, w.len);
-	(void)virtio_dev_load(t->dev, &r, NULL);
-	snap_writer_done(&w);
-}
-
 static void step(struct target *t, struct fuzz_in *in)
 {
 	unsigned op = (unsigned)fuzz_take(in, 1), size = fuzz_size(op >> 4);
@@ -94,7 +76,7 @@ static void step(struct target *t, struct fuzz_in *in)
 		break;
 	case 13:
 		if (op & 16)
-			save_and_load(t, in);
+			target_save_and_load(t, in);
 		else
 			virtio_dev_reset(t->dev);
 		break;
@@ -102,7 +84,7 @@ static void step(struct target *t, struct fuzz_in *in)
 		set_up(t, in);
 		break;
 	default:
-		if (t->kind == 1)
+		if (t->kind == TARGET_CONSOLE)
 			virtio_console_receive(t->dev, in->p, min_u64(in->left, 64));
 		break;
 	}

@@ -75,7 +75,7 @@ static void round_trip(struct target *t, const struct rings *r, unsigned queue, 
 		}
 	}
 	q_kick(&t->d, queue);
-	if (t->kind == 1)
+	if (t->kind == TARGET_CONSOLE)
 		virtio_console_receive(t->dev, (const uint8_t *)"input from outside", 18);
 	if (fuzz_take(in, 1) % 8 == 0) { /* a reset with requests out */
 		drv_set(&t->d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
@@ -98,16 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	r.area = guest_alloc(&t.m, AREA, 4096);
 	r.table = guest_alloc(&t.m, 16 * TABLE_ENTRIES, 16);
 	while (in.left && t.m.brk < DRV_RAM / 2) {
-		if (!(drv_status(&t.d) & VIRTIO_CONFIG_S_DRIVER_OK) ||
-		    drv_status(&t.d) & VIRTIO_CONFIG_S_NEEDS_RESET) {
-			bool ok = drv_negotiate(&t.d, features);
-
-			assert(ok);
-			drv_msix(&t.d);
-			for (unsigned i = 0; i < t.d.queue_count; i++)
-				drv_queue(&t.d, i, SIZE, true);
-			drv_ready(&t.d);
-		}
+		target_start(&t, features, SIZE);
 		queue = (unsigned)fuzz_take(&in, 1) % t.d.queue_count;
 		round_trip(&t, &r, queue, &in);
 	}

@@ -12,6 +12,18 @@
 #include "fuzz.h"
 
 #define IMAGE_SIZE KIB(64)
+#define FUZZ_CID 42
+
+enum target_kind {
+	TARGET_RNG,
+	TARGET_CONSOLE,
+	TARGET_BLK,
+	TARGET_BLK_READONLY,
+	TARGET_BLK_SNAPSHOT,
+	TARGET_VSOCK,
+	TARGET_BALLOON,
+	TARGET_KINDS,
+};
 
 struct target {
 	struct machine m;
@@ -21,6 +33,7 @@ struct target {
 	struct driver d;
 	int image;
 	unsigned kind;
+	char path[64]; /* of what the device has in the file system */
 };
 
 static inline size_t target_output(void *opaque, const uint8_t *bytes, size_t len)
@@ -35,17 +48,25 @@ static inline size_t target_output(void *opaque, const uint8_t *bytes, size_t le
 static inline void target_plug(struct target *t)
 {
 	struct virtio_env env = machine_env(&t->m);
-	struct disk_options opt = { .readonly = t->kind == 3, .snapshot = t->kind == 4 };
+	struct disk_options opt = { .readonly = t->kind == TARGET_BLK_READONLY,
+				    .snapshot = t->kind == TARGET_BLK_SNAPSHOT };
 	char path[64];
 	int ret;
 
 	t->backend = (struct virtio_console_backend) { target_output, NULL, t };
 	switch (t->kind) {
-	case 0:
+	case TARGET_RNG:
 		ret = virtio_rng_new(&env, DRV_SLOT, &t->dev, NULL);
 		break;
-	case 1:
+	case TARGET_CONSOLE:
 		ret = virtio_console_new(&env, DRV_SLOT, &t->backend, &t->dev, NULL);
+		break;
+	case TARGET_VSOCK:
+		snprintf(t->path, sizeof(t->path), "/tmp/eyot-fuzz-vsock-%d", getpid());
+		ret = virtio_vsock_new(&env, DRV_SLOT, FUZZ_CID, t->path, &t->dev, NULL);
+		break;
+	case TARGET_BALLOON:
+		ret = virtio_balloon_new(&env, DRV_SLOT, DRV_RAM / 2, &t->dev, NULL);
 		break;
 	default:
 		t->image = memfd_create("image", MFD_CLOEXEC);
@@ -64,7 +85,7 @@ static inline void target_init(struct target *t, unsigned kind)
 {
 	memset(t, 0, sizeof(*t));
 	t->image = -1;
-	t->kind = kind % 5;
+	t->kind = kind % TARGET_KINDS;
 	machine_init(&t->m);
 	target_plug(t);
 }
@@ -75,6 +96,47 @@ static inline void target_drain(struct target *t)
 	virtio_dev_quiesce(t->dev);
 	for (unsigned i = 0; i < t->dev->queue_count; i++)
 		assert(t->dev->queues[i].inflight == 0);
+}
+
+/* Have the driver and its queues run, unless they do. */
+static inline void target_start(struct target *t, uint64_t features, uint16_t size)
+{
+	bool ok;
+
+	if (drv_status(&t->d) & VIRTIO_CONFIG_S_DRIVER_OK &&
+	    !(drv_status(&t->d) & VIRTIO_CONFIG_S_NEEDS_RESET))
+		return;
+	ok = drv_negotiate(&t->d, features);
+	assert(ok);
+	drv_msix(&t->d);
+	for (unsigned i = 0; i < t->d.queue_count; i++)
+		drv_queue(&t->d, i, size, true);
+	drv_ready(&t->d);
+}
+
+/* A few bytes of what was saved change before it is loaded. */
+static inline void target_save_and_load(struct target *t, struct fuzz_in *in)
+{
+	struct drv_queue queues[ARRAY_SIZE(t->d.q)];
+	unsigned count = t->d.queue_count;
+	struct snap_writer w;
+	struct snap_reader r;
+
+	snap_writer_init(&w);
+	virtio_dev_save(t->dev, &w);
+	assert(!w.failed);
+	for (unsigned n = (unsigned)fuzz_take(in, 1) & 3; n; n--) {
+		size_t at = fuzz_take(in, 2) % w.len;
+
+		w.data[at] = (uint8_t)fuzz_take(in, 1);
+	}
+	snap_reader_init(&r, w.data, w.len);
+	(void)virtio_dev_load(t->dev, &r, NULL);
+	snap_writer_done(&w);
+	memcpy(queues, t->d.q, sizeof(queues));
+	drv_probe(&t->d, &t->m, DRV_SLOT); /* it may have moved */
+	memcpy(t->d.q, queues, sizeof(queues));
+	t->d.queue_count = count;
 }
 
 static inline void target_done(struct target *t)

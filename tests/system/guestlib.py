@@ -192,6 +192,12 @@ class Monitor:
             fail('no system call of the monitor is refused', refused[0])
 
 
+def machine_pid(pid):
+    """the process with the guest in it: below the one that was started when there is a sandbox"""
+    with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as f:
+        return int((f.read().split() or [pid])[0])
+
+
 def bad_lines(log, ignore=()):
     return [line for line in log.splitlines()
             if BAD_LOG.search(line) and not any(re.search(i, line) for i in ignore)]

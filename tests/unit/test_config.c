@@ -68,6 +68,77 @@ static void test_sizes(void **state)
 	assert_int_equal(size_parse("99999999999T", &n), -ERANGE);
 }
 
+static void test_vsock(void **state)
+{
+	assert_int_equal(ARGS("--vsock", "cid=3,path=/a,,b"), 0);
+	assert_int_equal(cfg.vsock.cid, 3);
+	assert_string_equal(cfg.vsock.path, "/a,b");
+	assert_int_equal(JSON("{\"vsock\":{\"cid\":4294967294,\"path\":\"x,y\"}}"), 0);
+	assert_int_equal(cfg.vsock.cid, 4294967294u);
+	assert_string_equal(cfg.vsock.path, "x,y");
+	assert_int_equal(JSON("{\"vsock\":\"cid=5,path=z\"}"), 0);
+	assert_int_equal(cfg.vsock.cid, 5);
+	assert_int_equal(JSON("{\"vsock\":{\"cid\":[],\"path\":\"x\"}}"), -EINVAL);
+	assert_int_equal(JSON("{\"vsock\":{}}"), -EINVAL);
+	assert_int_equal(JSON("{\"vsock\":7}"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=2,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=4294967295,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,path="), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,cid=9,path=x"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid=9,path=x,more=y"), -EINVAL);
+	assert_int_equal(ARGS("--vsock", "cid"), -EINVAL);
+	assert_int_equal(cfg.vsock.cid, 5); /* what was there stays */
+}
+
+static void test_genid(void **state)
+{
+	static const uint8_t id[16] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66,
+					0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
+	static const char *const bad[] = {
+		"00112233-4455-6677-8899-aabbccddeef",	"00112233-4455-6677-8899-aabbccddeeff0",
+		"0011223-34455-6677-8899-aabbccddeeff", "00112233--455-6677-8899-aabbccddeeff",
+		"00112233445566778899aabbccddeeff",	"{00112233-4455-6677-8899-aabbccddeeff",
+		"00112233-4455-6677-8899-aabbccddeefg", "none"
+	};
+
+	assert_int_equal(ARGS("--genid", "00112233-4455-6677-8899-AABBccddeeff"), 0);
+	assert_true(cfg.has_genid && !cfg.no_genid);
+	assert_memory_equal(cfg.genid, id, 16);
+	assert_int_equal(JSON("{\"genid\":\"off\"}"), 0);
+	assert_true(!cfg.has_genid && cfg.no_genid);
+	assert_int_equal(JSON("{\"genid\":\"{00112233-4455-6677-8899-aabbccddeeff}\"}"), 0);
+	assert_memory_equal(cfg.genid, id, 16);
+	assert_int_equal(ARGS("--genid", "auto"), 0);
+	assert_true(!cfg.has_genid && !cfg.no_genid);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(ARGS("--genid", (char *)bad[i]), -EINVAL);
+}
+
+static void test_balloon(void **state)
+{
+	cfg.kernel = strdup("k");
+	assert_false(cfg.balloon);
+	assert_int_equal(ARGS("--balloon", "on"), 0);
+	assert_true(cfg.balloon && !cfg.balloon_bytes);
+	assert_int_equal(ARGS("--balloon", "256M", "--memory", "512M"), 0);
+	assert_true(cfg.balloon && cfg.balloon_bytes == MIB(256));
+	assert_int_equal(config_check(&cfg, &err), 0);
+	assert_int_equal(ARGS("--memory", "128M"), 0);
+	assert_int_equal(config_check(&cfg, &err), -EINVAL);
+	assert_int_equal(JSON("{\"balloon\":false}"), 0);
+	assert_false(cfg.balloon);
+	assert_int_equal(JSON("{\"balloon\":true}"), 0);
+	assert_true(cfg.balloon && !cfg.balloon_bytes);
+	assert_int_equal(JSON("{\"balloon\":65536}"), 0);
+	assert_true(cfg.balloon_bytes == KIB(64));
+	assert_int_equal(JSON("{\"balloon\":[]}"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "0"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "1000"), -EINVAL);
+	assert_int_equal(ARGS("--balloon", "much"), -EINVAL);
+}
+
 static void test_options(void **state)
 {
 	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
@@ -122,6 +193,9 @@ static void test_bad_options(void **state)
 	BAD("argument '-k': not an option; see --help", "-k");
 	BAD("option '--cpus': its value is missing", "--cpus");
 	BAD("option '--no-reboot': takes no value", "--no-reboot=1");
+	BAD("cpu 'best': unknown model 'best'; there are host, portable, x86-64-v1 to x86-64-v4",
+	    "--cpu", "best");
+	BAD("cpu 'host,+fast': unknown feature 'fast'", "--cpu", "host,+fast");
 	BAD("cpus '0': not a number from 1 to 64", "--cpus", "0");
 	BAD("cpus '65': not a number from 1 to 64", "--cpus", "65");
 	BAD("cpus '+1': not a number from 1 to 64", "--cpus", "+1");
@@ -167,6 +241,9 @@ static void test_json(void **state)
 	assert_string_equal(cfg.disks[1].path, "b,c");
 	assert_true(cfg.disks[1].o.snapshot);
 	assert_int_equal(JSON("{\"memory\":134217728}"), 0);
+	assert_int_equal(JSON("{\"cpu\":\"x86-64-v2,+pcid\"}"), 0);
+	assert_string_equal(cpu_model_name(cfg.cpu.base), "x86-64-v2");
+	assert_int_equal(cfg.cpu.count, 1);
 	assert_int_equal(JSON("{\"disks\":[{\"file\":\"a\",\"format\":\"qcow2\",\"discard\":false,"
 			      "\"iops\":100,\"bps\":\"1M\",\"burst\":3,\"cache\":\"none\"}]}"),
 			 0);
@@ -350,7 +427,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_sizes),	  T(test_options),  T(test_defaults),	 T(test_bad_options),
 		T(test_json),	  T(test_bad_json), T(test_options_win), T(test_nets),
-		T(test_bad_nets), T(test_probe),
+		T(test_bad_nets), T(test_probe),    T(test_vsock),	 T(test_balloon),
+		T(test_genid),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

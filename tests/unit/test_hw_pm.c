@@ -8,6 +8,7 @@
 
 #include "hw_fake.h"
 
+#include "hw/genid.h"
 #include "hw/kbc.h"
 #include "hw/pm.h"
 #include "hw/pvpanic.h"
@@ -72,6 +73,83 @@ static void test_power_button(void **state)
 	assert_int_equal(bus_read(&fake.pio, PORT_PM1A_EVT, 4), 0x01000000);
 }
 
+static void test_general_purpose_events(void **state)
+{
+	pm_gpe_raise(pm, 3);
+	assert_int_equal(in16(PORT_PM_GPE0), 1 << 3);
+	assert_false(fake.line[GSI_SCI]);
+	out8(PORT_PM_GPE0 + 3, 0xff); /* others */
+	assert_false(fake.line[GSI_SCI]);
+	out8(PORT_PM_GPE0 + 2, 1 << 3);
+	assert_true(fake.line[GSI_SCI]);
+	assert_int_equal(bus_read(&fake.pio, PORT_PM_GPE0, 4), 0xff080008);
+	out8(PORT_PM_GPE0, 0xf7);
+	assert_true(fake.line[GSI_SCI]);
+	out8(PORT_PM_GPE0, 1 << 3); /* write 1 to clear */
+	assert_false(fake.line[GSI_SCI]);
+	pm_gpe_raise(pm, 12);
+	assert_true(fake.line[GSI_SCI]);
+	pm_reset(pm);
+	assert_false(fake.line[GSI_SCI]);
+	assert_int_equal(bus_read(&fake.pio, PORT_PM_GPE0, 4), 0);
+}
+
+#define GENID_GPA 0x5010
+
+static void load_genid(struct genid *g, const struct snap_writer *w)
+{
+	struct snap_reader r;
+
+	snap_reader_init(&r, w->data, w->len);
+	assert_int_equal(genid_load(g, &r, NULL), 0);
+	for (size_t i = 0; i < w->len; i++) {
+		snap_reader_init(&r, w->data, i);
+		assert_int_equal(genid_load(g, &r, NULL), -EBADMSG);
+	}
+}
+
+static void test_generation_id(void **state)
+{
+	uint8_t fixed[GENID_LEN], first[GENID_LEN], *at;
+	struct genid *g, *other, *same;
+	struct guest_mem mem;
+	struct snap_writer w;
+
+	assert_int_equal(guest_mem_init(&mem, MIB(1), NULL), 0);
+	at = guest_mem_ptr(&mem, GENID_GPA, GENID_LEN);
+	assert_int_equal(genid_parse("01020304-0506-0708-090a-0b0c0d0e0f10", fixed), 0);
+	assert_int_equal(genid_new(&mem, GENID_GPA, pm, NULL, &g, NULL), 0);
+	assert_int_equal(genid_new(&mem, GENID_GPA, pm, NULL, &other, NULL), 0);
+	assert_int_equal(genid_new(&mem, GENID_GPA, pm, fixed, &same, NULL), 0);
+	genid_store(g);
+	memcpy(first, at, GENID_LEN);
+	genid_store(other);
+	assert_memory_not_equal(at, first, GENID_LEN);
+	genid_store(g); /* a reset changes nothing */
+	assert_memory_equal(at, first, GENID_LEN);
+	snap_writer_init(&w);
+	genid_save(g, &w);
+	assert_int_equal(in16(PORT_PM_GPE0), 0);
+	load_genid(g, &w); /* even the machine that was saved is another one now */
+	assert_int_equal(in16(PORT_PM_GPE0), 1 << PM_GPE_GENID);
+	assert_memory_not_equal(at, first, GENID_LEN);
+	out16(PORT_PM_GPE0, 0xffff);
+	load_genid(same, &w);
+	assert_int_equal(in16(PORT_PM_GPE0), 1 << PM_GPE_GENID);
+	assert_memory_equal(at, fixed, GENID_LEN);
+	out16(PORT_PM_GPE0, 0xffff);
+	snap_writer_done(&w);
+	snap_writer_init(&w);
+	genid_save(same, &w);
+	load_genid(same, &w); /* moved, not copied: its owner says so with the same ID */
+	assert_int_equal(in16(PORT_PM_GPE0), 0);
+	snap_writer_done(&w);
+	genid_free(g);
+	genid_free(other);
+	genid_free(same);
+	guest_mem_done(&mem);
+}
+
 static void test_timer(void **state)
 {
 	uint32_t t0 = (uint32_t)bus_read(&fake.pio, PORT_PM_TMR, 4);
@@ -134,6 +212,8 @@ static void test_save_load(void **state)
 	uint32_t t;
 
 	fake_advance(3000000000);
+	pm_gpe_raise(pm, 2); /* holds the line up alone */
+	out16(PORT_PM_GPE0 + 2, 1 << 2);
 	pm_power_button(pm);
 	out16(PORT_PM1A_EVT + 2, 0x100);
 	t = (uint32_t)bus_read(&fake.pio, PORT_PM_TMR, 4);
@@ -147,6 +227,11 @@ static void test_save_load(void **state)
 	assert_int_equal(pm_load(pm, &r, &err), 0);
 	assert_int_equal(kbc_load(kbc, &r, &err), 0);
 	assert_true(fake.line[GSI_SCI]);
+	out16(PORT_PM1A_EVT, 0x100);
+	assert_true(fake.line[GSI_SCI]);
+	assert_int_equal(bus_read(&fake.pio, PORT_PM_GPE0, 4), 0x00040004);
+	out16(PORT_PM_GPE0, 1 << 2);
+	assert_false(fake.line[GSI_SCI]);
 	assert_int_equal(bus_read(&fake.pio, PORT_PM_TMR, 4), t);
 	snap_reader_init(&r, w.data, 12);
 	assert_int_equal(pm_load(pm, &r, &err), -EBADMSG);
@@ -157,8 +242,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_power_off),   T(test_power_button),   T(test_timer),
-		T(test_reset_ports), T(test_panic_and_exit), T(test_save_load),
+		T(test_power_off),	T(test_power_button),
+		T(test_timer),		T(test_general_purpose_events),
+		T(test_generation_id),	T(test_reset_ports),
+		T(test_panic_and_exit), T(test_save_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
+#include "base/sock.h"
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
@@ -224,8 +224,8 @@ static int join(void)
 {
 	struct sockaddr_un addr;
 
-	assert_int_equal(net_unix_address(path, &addr, NULL), 0);
-	return patient(net_unix_connect(&addr));
+	assert_int_equal(unix_address(path, &addr, NULL), 0);
+	return patient(unix_connect(&addr));
 }
 
 static void fill(uint8_t *f, size_t len, uint32_t dst, uint32_t src)
@@ -495,7 +495,7 @@ static int listen_at(void)
 	struct sockaddr_un addr;
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
-	net_unix_address(path, &addr, NULL);
+	unix_address(path, &addr, NULL);
 	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	assert_int_equal(listen(fd, 1), 0);
 	return fd;

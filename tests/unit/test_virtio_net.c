@@ -504,13 +504,16 @@ static void test_link(void **state)
 
 	start(f, CTRL_FEATURES);
 	buffers(f, RX, 4, 256);
-	f->net.be.nic->link(f->net.be.opaque, false);
+	net_tell_link(&f->net.be, false);
 	assert_int_equal(bus_read(&f->m.mmio, f->d.device + 6, 2), 0);
 	assert_int_equal(atomic_load(&f->m.msi[0x40]), 1);
 	virtio_net_set_link(f->dev, false); /* no news */
 	assert_int_equal(atomic_load(&f->m.msi[0x40]), 1);
 	arrives(f, 60);
 	assert_int_equal(q_used_idx(&f->d, &f->d.q[RX]), 0);
+	/* The cable and the other end: both must be there. */
+	net_tell_link(&f->net.be, true);
+	assert_int_equal(bus_read(&f->m.mmio, f->d.device + 6, 2), 0);
 	virtio_net_set_link(f->dev, true);
 	assert_int_equal(bus_read(&f->m.mmio, f->d.device + 6, 2), VIRTIO_NET_S_LINK_UP);
 	assert_int_equal(atomic_load(&f->m.msi[0x40]), 2);
@@ -671,6 +674,7 @@ static void *vcpu_main(void *arg)
 /* Frames both ways, the link and the limits, all at once: for the thread sanitizer above all */
 static void both_ways(struct fixture *f, bool on_loop, uint64_t rate)
 {
+	struct virtio_net_info info;
 	struct drv_queue *rx;
 	pthread_t vcpu;
 	unsigned came = 0;
@@ -697,7 +701,10 @@ static void both_ways(struct fixture *f, bool on_loop, uint64_t rate)
 	while ((uint16_t)(q_used_idx(&f->d, &f->d.q[TX])) != THREAD_FRAMES)
 		machine_run(&f->m, 1);
 	pthread_join(vcpu, NULL);
-	assert_int_equal(f->net.sent_count, THREAD_FRAMES);
+	virtio_net_get_info(f->dev, &info);
+	assert_int_equal(f->net.sent_count + info.tx_dropped, THREAD_FRAMES);
+	assert_int_equal(f->net.sent_count, info.tx_packets);
+	assert_int_equal(came, info.rx_packets);
 	assert_true(came >= 250);
 }
 
