@@ -471,7 +471,7 @@ static bool may_connect(int fd)
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	/* sandbox: loop: getsockopt */
+	/* sandbox: loop: getsockopt, geteuid */
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
 	       (peer.uid == geteuid() || peer.uid == 0);
 }

@@ -7,6 +7,7 @@
 #include "monitor/vmm_sandbox.h"
 
 #include <dirent.h>
+#include <jansson.h>
 #include <time.h>
 
 #include "base/util.h"
@@ -145,7 +146,8 @@ int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err
 		return err_set(err, -ret, "sandbox: keeper: %s", strerror(-ret));
 	for (unsigned i = 0; i < sb->inherited_count; i++)
 		close(sb->inherited[i]);
-	tzset(); /* which reads a file the first time the clock is asked for a date */
+	json_object_seed(0); /* reads a file when the first object is made */
+	tzset();	     /* which reads a file the first time the clock is asked for a date */
 	ret = sandbox_confine(&c, err);
 	if (ret == 0)
 		ret = sandbox_filters_new(1u << SANDBOX_LOOP | 1u << SANDBOX_VCPU |
