@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share."""
+import os
 import re
 
 
@@ -8,7 +9,29 @@ def mib(size):
     return float(size[:-1]) * units[size[-1].upper()]
 
 
+def children(pid):
+    out = []
+    try:
+        for task in os.listdir(f'/proc/{pid}/task'):
+            with open(f'/proc/{pid}/task/{task}/children', encoding='ascii') as f:
+                out += [int(c) for c in f.read().split()]
+    except OSError:
+        pass
+    return out
+
+
+def tree(pid):
+    """a process and all below it: eyot-vmm is several"""
+    return [pid] + [p for child in children(pid) for p in tree(child)]
+
+
 def monitor_memory(pid, guest_mib):
+    """memory_of() the processes of a monitor; None when it cannot be seen"""
+    parts = [memory_of(p, guest_mib) for p in tree(pid)]
+    return None if None in parts else sum(parts)
+
+
+def memory_of(pid, guest_mib):
     """Pss in MiB of what is not guest memory: no memfd, no mapping about as large as it"""
     total = 0
     keep = True

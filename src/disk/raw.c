@@ -48,6 +48,7 @@ static int raw_grow(struct disk *disk, uint64_t size, struct err *err)
 	uint64_t host;
 	struct stat st;
 
+	/* sandbox: loop: newfstatat, ioctl(*, BLKGETSIZE64), ftruncate */
 	if (fstat(file->fd, &st) < 0)
 		return err_set(err, errno, "%s", strerror(errno));
 	if (S_ISBLK(st.st_mode)) {

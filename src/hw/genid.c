@@ -48,6 +48,7 @@ static int renew(struct genid *g, struct err *err)
 {
 	if (g->is_fixed)
 		return 0;
+	/* sandbox: loop vcpu: getrandom */
 	if (getrandom(g->id, GENID_LEN, 0) != GENID_LEN)
 		return err_set(err, EIO, "generation ID: no random numbers");
 	return 0;

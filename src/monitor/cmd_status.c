@@ -131,6 +131,7 @@ static json_t *memory(const struct commander *cmd)
 	json_t *o = json_object();
 	char text[200];
 	struct stat st;
+	/* sandbox: loop: pread64 */
 	ssize_t n = cmd->statm_fd < 0 ? -1 : pread(cmd->statm_fd, text, sizeof(text) - 1, 0);
 
 	if (n > 0) {
@@ -140,6 +141,7 @@ static json_t *memory(const struct commander *cmd)
 			json_object_set_new(o, "shared_bytes", number(shared * PAGE_SIZE));
 		}
 	}
+	/* sandbox: loop: newfstatat */
 	if (cmd->c.machine->vm->mem.fd >= 0 && fstat(cmd->c.machine->vm->mem.fd, &st) == 0)
 		json_object_set_new(o, "guest_bytes", number((uint64_t)st.st_blocks * 512));
 	return o;

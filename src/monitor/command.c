@@ -182,7 +182,7 @@ static json_t *greet(void *opaque)
 	struct commander *cmd = opaque;
 
 	return json_pack("{s:s, s:s?, s:i, s:s}", "version", EYOT_VERSION, "name", cmd->c.cfg->name,
-			 "pid", (int)getpid(), "state", command_state(cmd));
+			 "pid", (int)cmd->c.cfg->pid, "state", command_state(cmd));
 }
 
 int commander_new(const struct commander_config *cc, const char *where, struct commander **ret_cmd,
@@ -205,6 +205,11 @@ int commander_new(const struct commander_config *cc, const char *where, struct c
 	}
 	*ret_cmd = cmd;
 	return 0;
+}
+
+char *commander_release_socket(struct commander *cmd)
+{
+	return cmd ? control_server_release_socket(cmd->server) : NULL;
 }
 
 void commander_free(struct commander *cmd)

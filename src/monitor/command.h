@@ -26,6 +26,9 @@ struct commander_config {
  */
 int commander_new(const struct commander_config *cc, const char *where, struct commander **ret_cmd,
 		  struct err *err);
+/** commander_release_socket() - control_server_release_socket() of its server; NULL is fine */
+char *commander_release_socket(struct commander *cmd);
+
 void commander_free(struct commander *cmd); /* before the machine; NULL is fine */
 
 /** commander_event() - tell those who listen; @data is taken over, may be NULL; @cmd NULL is fine

@@ -25,6 +25,12 @@
 #define CONFIG_FILE_MAX MIB(1)
 #define MEMORY_MIN MIB(2)
 #define MEMORY_MAX GIB(64)
+/* The runtimes of sanitizers make system calls of their own, on no list of ours. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANDBOX_DEFAULT false
+#else
+#define SANDBOX_DEFAULT true
+#endif
 
 static int set_string(char **where, const char *what, const char *text, struct err *err)
 {
@@ -166,6 +172,14 @@ static int set_log(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_sandbox(struct config *cfg, const char *text, struct err *err)
+{
+	cfg->sandbox = !strcmp(text, "on");
+	if (!cfg->sandbox && strcmp(text, "off"))
+		return err_set(err, EINVAL, "sandbox '%s': neither on nor off", text);
+	return 0;
+}
+
 static int set_control(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->control, "control", text, err);
@@ -202,6 +216,7 @@ static const struct setting settings[] = {
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
 	{ "log", set_log, 0 },
+	{ "sandbox", set_sandbox, 0 },
 	{ "accel-debug", set_accel_debug, 0 },
 };
 
@@ -514,6 +529,7 @@ int config_init(struct config *cfg, struct err *err)
 	cfg->memory_bytes = MIB(512);
 	cfg->console = CONSOLE_STDIO;
 	cfg->log = LOG_INFO;
+	cfg->sandbox = SANDBOX_DEFAULT;
 	cfg->accel = strdup("auto");
 	cfg->cmdline = strdup("console=ttyS0");
 	if (!cfg->accel || !cfg->cmdline) {
@@ -588,6 +604,7 @@ const char *config_usage(void)
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"
 	       "  --no-reboot         end when the guest reboots\n"
 	       "  --name NAME         the machine's name\n"
+	       "  --sandbox on|off    give up all rights before the guest runs (default: on)\n"
 	       "  --log LEVEL         error, warn, info or debug (default: info)\n"
 	       "  --config FILE       the same settings from a JSON file; options win\n"
 	       "  --probe [--json]    what the host can do: accelerators, CPU, kernel\n"

@@ -60,7 +60,11 @@ struct config {
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	char *control;	    /* a path or "fd:N"; may be NULL */
-	bool debug_exit, no_reboot;
+	bool debug_exit, no_reboot, sandbox;
+	/* Set by a sandbox: see struct virtio_env */
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
+	int pid;    /* of the process that was started: what others know this machine by */
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;

@@ -143,6 +143,7 @@ void machine_flush_console(struct machine *m)
 	uint64_t until = clock_now_ns() + FLUSH_WAIT_NS;
 
 	while (m->uart && uart_flush(m->uart) && clock_now_ns() < until)
+		/* sandbox: loop: clock_nanosleep */
 		nanosleep(&(struct timespec) { .tv_nsec = 5000000 }, NULL);
 }
 
@@ -315,6 +316,8 @@ static struct virtio_env virtio_env(struct machine *m)
 	return (struct virtio_env) { .mem = &m->vm->mem,
 				     .pci = m->pci,
 				     .loop = m->vm->loop,
+				     .connect = m->cfg->connect,
+				     .connect_arg = m->cfg->connect_arg,
 				     .doorbells = m->vm->mmio.doorbell != NULL };
 }
 

@@ -20,6 +20,7 @@
 #include "monitor/machine.h"
 #include "monitor/probe.h"
 #include "monitor/signals.h"
+#include "monitor/vmm_sandbox.h"
 #include "version.h"
 
 enum {
@@ -36,7 +37,8 @@ struct program {
 	struct loop *loop;
 	struct console *con;
 	struct machine *machine;
-	struct commander *cmd; /* NULL: without --control */
+	struct vmm_sandbox *sandbox; /* NULL: --sandbox off */
+	struct commander *cmd;	     /* NULL: without --control */
 	char accel_reason[400];
 };
 
@@ -221,6 +223,12 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	int ret;
 
 	*ret_status = STATUS_HOST;
+	p->cfg.pid = (int)getpid();
+	ret = p->cfg.sandbox ? vmm_sandbox_start(&p->cfg, &p->sandbox, err) : 0;
+	if (ret < 0)
+		return ret;
+	if (p->cfg.name)
+		prctl(PR_SET_NAME, p->cfg.name);
 	ret = loop_new(&p->loop, err);
 	if (ret == 0)
 		ret = signals_init(p->loop, on_end_signal, on_power_signal, p, err);
@@ -232,12 +240,24 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	if (ret == 0)
 		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p,
 				   &p->con, err);
-	if (ret == 0)
+	if (ret == 0) {
+		if (p->sandbox)
+			vmm_sandbox_socket(p->sandbox, console_release_socket(p->con));
 		ret = machine_new(&p->cfg, p->loop, accel, p->con, &events, &p->machine, err);
+	}
 	if (ret == 0 && p->cfg.control)
 		ret = open_control(p, accel->name, err);
+	if (p->sandbox)
+		vmm_sandbox_socket(p->sandbox, commander_release_socket(p->cmd));
+	if (ret == 0) {
+		ret = vmm_sandbox_close(p->sandbox, p->loop, err);
+		if (ret < 0)
+			*ret_status = STATUS_HOST;
+	}
 	if (ret == 0)
 		ret = machine_start(p->machine, err);
+	if (ret == 0)
+		ret = vmm_sandbox_filter_loop(p->sandbox, err);
 	if (ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EIO)
 		*ret_status = STATUS_HOST;
 	if (ret < 0)
@@ -280,8 +300,6 @@ int main(int argc, char **argv)
 		ret = config_check(&p.cfg, &err);
 	if (ret == 0) {
 		log_init("eyot-vmm", p.cfg.log);
-		if (p.cfg.name)
-			prctl(PR_SET_NAME, p.cfg.name);
 		ret = run(&p, &err, &status);
 	}
 	console_restore_terminal();
@@ -291,6 +309,7 @@ int main(int argc, char **argv)
 	machine_free(p.machine);
 	console_close(p.con);
 	loop_free(p.loop);
+	vmm_sandbox_free(p.sandbox);
 	config_done(&p.cfg);
 	return status;
 }

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/un.h>
 
 #include "base/err.h"
 #include "base/snap.h"
@@ -32,6 +33,9 @@ struct virtio_env {
 	const struct guest_mem *mem;
 	struct pci_host *pci;
 	struct loop *loop;
+	/* Instead of unix_connect(), where that is not allowed any more; NULL: that */
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
 	bool doorbells; /* the accelerator counts notifications in eventfds: bus_doorbell() */
 };
 

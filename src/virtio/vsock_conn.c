@@ -233,6 +233,7 @@ static size_t send_now(struct vsock_conn *c, struct iovec *iov, unsigned count)
 
 	if (!c->writable)
 		return 0;
+	/* sandbox: loop: sendmsg */
 	do
 		n = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
@@ -304,6 +305,7 @@ static void update(struct vsock_conn *c)
 		return;
 	}
 	if (c->state == VSOCK_OPEN && empty && c->heard & ~c->shut & VIRTIO_VSOCK_SHUTDOWN_SEND) {
+		/* sandbox: loop: shutdown */
 		shutdown(c->fd, SHUT_WR);
 		c->shut |= VIRTIO_VSOCK_SHUTDOWN_SEND;
 	}
@@ -323,6 +325,7 @@ size_t vsock_conn_read(struct vsock_conn *c, struct iovec *iov, unsigned count)
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = count };
 	ssize_t n;
 
+	/* sandbox: loop: recvmsg */
 	do
 		n = recvmsg(c->fd, &msg, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
@@ -349,6 +352,7 @@ static void answered(struct vsock_conn *c)
 	c->state = VSOCK_OPEN;
 	c->deadline_ns = 0;
 	c->readable = true;
+	/* sandbox: loop: sendto */
 	if (send(c->fd, text, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) != len)
 		tell(c, VSOCK_BOTH);
 }
@@ -410,6 +414,12 @@ static int connect_port(struct vsock *vs, uint32_t port)
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int fd;
 
+	if (vs->dev.env.connect) {
+		if (snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", vs->path, port) >=
+		    (int)sizeof(addr.sun_path))
+			return -ENAMETOOLONG;
+		return vs->dev.env.connect(vs->dev.env.connect_arg, &addr);
+	}
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", vs->base, port);
 	if (fchdir(vs->dir_fd) < 0)
 		return -errno;
@@ -459,6 +469,7 @@ static void read_hello(struct vsock_conn *c)
 {
 	struct vsock *vs = c->vs;
 	char text[HELLO_MAX];
+	/* sandbox: loop: recvfrom */
 	ssize_t n = recv(c->fd, text, sizeof(text), MSG_PEEK | MSG_DONTWAIT);
 	char *end = n > 0 ? memchr(text, '\n', (size_t)n) : NULL;
 	size_t len = end ? (size_t)(end - text) + 1 : 0;
@@ -518,6 +529,7 @@ static void conn_event(void *arg, uint32_t events)
 static void accept_client(void *arg, uint32_t events)
 {
 	struct vsock *vs = arg;
+	/* sandbox: loop: accept4 */
 	int fd = accept4(vs->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct vsock_conn *c;
 
@@ -572,10 +584,16 @@ int vsock_host_open(struct vsock *vs, const char *path, struct err *err)
 		return err_set(err, EINVAL, "'%s': its last part has not 1 to %zu characters", path,
 			       sizeof(vs->base) - 1);
 	strcpy(vs->base, slash ? slash + 1 : path);
-	vs->dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	vs->cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (vs->dir_fd < 0 || vs->cwd_fd < 0)
-		return err_set(err, errno, "'%s': %s", dir, strerror(errno));
+	vs->path = strdup(path);
+	if (!vs->path)
+		return err_set(err, ENOMEM, "'%s': out of memory", path);
+	/* In a sandbox no folder of the host stays open. */
+	if (!vs->dev.env.connect) {
+		vs->dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		vs->cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (vs->dir_fd < 0 || vs->cwd_fd < 0)
+			return err_set(err, errno, "'%s': %s", dir, strerror(errno));
+	}
 	vs->listen_fd = unix_listen(path, BACKLOG, err);
 	if (vs->listen_fd < 0)
 		return vs->listen_fd;
@@ -589,8 +607,11 @@ void vsock_host_close(struct vsock *vs)
 	loop_fd_del(vs->listen_source);
 	if (vs->listen_fd >= 0) {
 		close(vs->listen_fd);
-		unlinkat(vs->dir_fd, vs->base, 0);
+		/* Whoever connects for this process removes its socket, too. */
+		if (!vs->dev.env.connect)
+			unlinkat(vs->dir_fd, vs->base, 0);
 	}
+	free(vs->path);
 	if (vs->dir_fd >= 0)
 		close(vs->dir_fd);
 	if (vs->cwd_fd >= 0)

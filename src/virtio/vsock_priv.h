@@ -61,6 +61,7 @@ struct vsock {
 	struct virtio_dev dev;
 	uint32_t cid;
 	int dir_fd, cwd_fd; /* where the sockets are; where this process is */
+	char *path;	    /* as it was given */
 	char base[80];	    /* the listening socket's name in dir_fd */
 	int listen_fd;
 	struct loop_fd *listen_source;

@@ -170,7 +170,8 @@ static void test_options(void **state)
 	assert_int_equal(ARGS("--kernel", "k", "--initrd=i", "--cmdline", "--odd", "--cpus", "64",
 			      "--memory=1G", "--disk", "a,,b,snapshot", "--disk", "c,readonly",
 			      "--console", "unix:/s", "--debug-exit", "--no-reboot", "--name",
-			      "a-b.c_1", "--log", "debug", "--accel", "bt", "--accel-debug", "x"),
+			      "a-b.c_1", "--log", "debug", "--accel", "bt", "--accel-debug", "x",
+			      "--sandbox", "on"),
 			 0);
 	assert_int_equal(action, CONFIG_RUN);
 	assert_string_equal(cfg.kernel, "k");
@@ -184,7 +185,7 @@ static void test_options(void **state)
 	assert_true(!cfg.disks[1].o.snapshot && cfg.disks[1].o.readonly);
 	assert_int_equal(cfg.console, CONSOLE_UNIX);
 	assert_string_equal(cfg.console_path, "/s");
-	assert_true(cfg.debug_exit && cfg.no_reboot);
+	assert_true(cfg.debug_exit && cfg.no_reboot && cfg.sandbox);
 	assert_string_equal(cfg.name, "a-b.c_1");
 	assert_int_equal(cfg.log, LOG_DEBUG);
 	assert_string_equal(cfg.accel_debug, "x");
@@ -254,12 +255,13 @@ static void test_json(void **state)
 {
 	assert_int_equal(
 	    JSON("{\"kernel\":\"k\",\"cpus\":3,\"memory\":\"128M\",\"debug_exit\":true,"
-		 "\"no_reboot\":false,\"console\":\"file:/o\",\"accel_debug\":\"z\","
+		 "\"no_reboot\":false,\"console\":\"file:/"
+		 "o\",\"accel_debug\":\"z\",\"sandbox\":\"off\","
 		 "\"disks\":[\"a,readonly\",{\"file\":\"b,c\",\"snapshot\":true}]}"),
 	    0);
 	assert_int_equal(cfg.cpus, 3);
 	assert_true(cfg.memory_bytes == MIB(128));
-	assert_true(cfg.debug_exit && !cfg.no_reboot);
+	assert_true(cfg.debug_exit && !cfg.no_reboot && !cfg.sandbox);
 	assert_int_equal(cfg.disk_count, 2);
 	assert_true(cfg.disks[0].o.readonly);
 	assert_string_equal(cfg.disks[1].path, "b,c");
