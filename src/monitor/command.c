@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "monitor/command_priv.h"
 #include "version.h"
@@ -83,6 +84,49 @@ static void run_quit(struct control_call *call, void *opaque)
 
 /* ---- the protocol's own ---- */
 
+/* ---- console ---- */
+
+static void watch_console(void *arg, int fd, const void *bytes, size_t len)
+{
+	struct commander *cmd = arg;
+
+	if (console_watch(cmd->c.con, fd, bytes, len, true) < 0)
+		log_debug("control: a watcher of the console was turned away");
+}
+
+static void watch_console_anew(void *arg, int fd, const void *bytes, size_t len)
+{
+	struct commander *cmd = arg;
+
+	if (console_watch(cmd->c.con, fd, bytes, len, false) < 0)
+		log_debug("control: a watcher of the console was turned away");
+}
+
+static void run_console(struct control_call *call, void *opaque)
+{
+	bool history = control_get_flag(control_args(call), "history", true);
+	struct commander *cmd = opaque;
+	int fd = control_take_fd(call), ret;
+	struct err err;
+
+	ret = console_may_watch(cmd->c.con, &err);
+	if (ret == 0 && fd < 0) {
+		control_hand_over(call, NULL, history ? watch_console : watch_console_anew, cmd);
+		return;
+	}
+	if (ret == 0) {
+		ret = console_watch(cmd->c.con, fd, "", 0, history);
+		if (ret < 0)
+			err_set(&err, -ret, "console: the descriptor: %s", strerror(-ret));
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	if (ret < 0)
+		control_fail(call, ret, &err);
+	else
+		control_reply(call, NULL);
+}
+
 static void run_events(struct control_call *call, void *opaque)
 {
 	control_subscribe(call, control_get_number(control_args(call), "since", UINT64_MAX));
@@ -143,6 +187,10 @@ static const struct control_arg link_args[] = {
 	{ NULL },
 };
 #undef ID
+static const struct control_arg console_args[] = {
+	{ "history", CONTROL_FLAG, false, 0, 0, NULL, "begin with the latest 64 KiB (default: on)" },
+	{ NULL },
+};
 
 const struct control_command command_table[] = {
 	{ "status", "what the machine is and does", NULL, 0, command_status },
@@ -163,6 +211,7 @@ const struct control_command command_table[] = {
 	  command_disk_limits },
 	{ "net-limits", "set a card's rate", net_limits_args, 0, command_net_limits },
 	{ "net-link", "plug a card's cable in or out", link_args, 0, command_net_link },
+	{ "console", "the connection becomes the guest's console", console_args, 1, run_console },
 	{ "events", "tell what happens from now on", events_args, 0, run_events },
 	{ "commands", "list the commands with their arguments", NULL, 0, run_commands },
 	{ NULL },

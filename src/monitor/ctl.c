@@ -189,8 +189,13 @@ static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 	struct err err;
 	int ret = control_call(ctl->client, cmd->name, args, NULL, 0, &result, &code, &err);
 
-	if (ret < 0) {
+	if (ret < 0)
 		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
+	if (!strcmp(cmd->name, "console")) {
+		json_decref(result);
+		ret = ctl_console(ctl->client);
+		ctl->client = NULL;
+		return ret;
 	}
 	if (!strcmp(cmd->name, "events")) {
 		json_decref(result);
