@@ -61,6 +61,7 @@ void log_msg(enum log_level level, const char *fmt, ...)
 		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
 			line[i] = '?';
 	line[len++] = '\n';
+	/* sandbox: all: write */
 	while (write(STDERR_FILENO, line, (size_t)len) < 0 && errno == EINTR)
 		;
 	errno = saved;

@@ -82,6 +82,7 @@ static void flush_out(struct client *c)
 	size_t done = 0;
 
 	while (done < c->out_len && !c->broken) {
+		/* sandbox: loop: sendto */
 		ssize_t n =
 		    send(c->fd, c->out + done, c->out_len - done, MSG_DONTWAIT | MSG_NOSIGNAL);
 
@@ -399,6 +400,7 @@ static bool receive(struct client *c)
 
 	if (!iov.iov_len)
 		return false;
+	/* sandbox: loop: recvmsg */
 	n = recvmsg(c->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0) {
 		c->broken |= errno != EAGAIN && errno != EINTR;
@@ -469,6 +471,7 @@ static bool may_connect(int fd)
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
+	/* sandbox: loop: getsockopt, geteuid */
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
 	       (peer.uid == geteuid() || peer.uid == 0);
 }
@@ -490,6 +493,7 @@ static void accept_clients(void *arg, uint32_t events)
 	struct control_server *server = arg;
 
 	for (unsigned i = 0; i < ACCEPT_BATCH; i++) {
+		/* sandbox: loop: accept4 */
 		int fd = accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), ret;
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
@@ -641,6 +645,14 @@ int control_server_new(const struct control_server_config *cfg, const char *wher
 	}
 	*ret_server = server;
 	return 0;
+}
+
+char *control_server_release_path(struct control_server *server)
+{
+	char *path = server->path;
+
+	server->path = NULL;
+	return path;
 }
 
 void control_server_free(struct control_server *server)

@@ -39,6 +39,10 @@ int control_server_new(const struct control_server_config *cfg, const char *wher
  */
 void control_server_free(struct control_server *server);
 
+/** control_server_release_path() - leave its removal to the caller; the path, the caller's, or NULL
+ */
+char *control_server_release_path(struct control_server *server);
+
 /** control_event() - tell all subscribers; @data: an object, taken over; NULL: none */
 void control_event(struct control_server *server, const char *name, json_t *data);
 

@@ -8,8 +8,14 @@
  * completion ring's size, so that it cannot overflow; what comes on top waits
  * in a list, which completions move on.
  *
+ * The ring is restricted before its first use: it reads, writes, syncs and
+ * allocates, and can do nothing else for whoever takes the process over, the
+ * opening of files above all.
+ *
  * Threads: operations wait in a list; a thread takes one, runs the blocking
  * call and puts it into the done list, whose first entry signals the eventfd.
+ * The loop thread starts them, with the first operation: until then
+ * a program may still need to have a single thread.
  *
  * Invariants
  * 1. `inflight` = entries handed to the ring (or the threads) whose completion
@@ -39,6 +45,7 @@
 #define THREAD_COUNT 4
 #define THREAD_STACK KIB(128)
 #define RETRY_NS 1000000
+#define THREADS_RETRY_NS 100000000
 #define REAP_BATCH 64
 
 struct op_list {
@@ -124,6 +131,7 @@ static bool ring_put(struct aio *aio, struct aio_op *op)
 static void ring_submit(struct aio *aio)
 {
 	while (aio->unsubmitted) {
+		/* sandbox: loop vcpu: io_uring_enter */
 		int n = io_uring_submit(&aio->ring);
 
 		if (n <= 0) {
@@ -135,11 +143,6 @@ static void ring_submit(struct aio *aio)
 	}
 }
 
-static void retry_fired(void *arg)
-{
-	aio_kick(arg);
-}
-
 static int thread_run_op(const struct aio_op *op)
 {
 	ssize_t ret = 0;
@@ -148,15 +151,19 @@ static int thread_run_op(const struct aio_op *op)
 	case AIO_NOP:
 		break;
 	case AIO_READV:
+		/* sandbox: loop worker: preadv */
 		ret = preadv(op->fd, op->iov, (int)op->iov_count, (off_t)op->off);
 		break;
 	case AIO_WRITEV:
+		/* sandbox: loop worker: pwritev */
 		ret = pwritev(op->fd, op->iov, (int)op->iov_count, (off_t)op->off);
 		break;
 	case AIO_FDATASYNC:
+		/* sandbox: loop worker: fdatasync */
 		ret = fdatasync(op->fd);
 		break;
 	case AIO_FALLOCATE:
+		/* sandbox: loop worker: fallocate */
 		ret = fallocate(op->fd, op->mode, (off_t)op->off, (off_t)op->len);
 		break;
 	}
@@ -167,6 +174,7 @@ static void signal_loop(struct aio *aio)
 {
 	uint64_t one = 1;
 
+	/* sandbox: loop worker: write */
 	while (write(aio->efd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 }
@@ -175,6 +183,8 @@ static void *thread_main(void *arg)
 {
 	struct aio *aio = arg;
 
+	if (loop_thread_begin(aio->loop, LOOP_THREAD_WORKER) < 0)
+		abort(); /* kernels that take the loop thread's filter take this one */
 	pthread_mutex_lock(&aio->lock);
 	for (;;) {
 		struct aio_op *op;
@@ -203,7 +213,10 @@ void aio_queue(struct aio *aio, struct aio_op *op)
 	if (aio->engine == AIO_THREADS) {
 		aio->inflight++;
 		list_push(&aio->waiting, op);
-		pthread_cond_signal(&aio->work);
+		if (aio->thread_count)
+			pthread_cond_signal(&aio->work);
+		else
+			loop_timer_arm(aio->retry, 1);
 	} else if (aio->inflight >= RING_DEPTH || !ring_put(aio, op)) {
 		list_push(&aio->waiting, op);
 	}
@@ -275,28 +288,77 @@ static void eventfd_ready(void *arg, uint32_t events)
 	uint64_t count;
 
 	/* Reset before reaping: what finishes later signals again. */
+	/* sandbox: loop: read */
 	if (read(aio->efd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		return;
 	complete_all(aio);
+}
+
+/* Those that could be started; more are tried for while there are none. Loop thread. */
+static void threads_start(struct aio *aio)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	unsigned count;
+	int ret = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are for other threads */
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, max_u64(THREAD_STACK, PTHREAD_STACK_MIN));
+	/* sandbox: loop: clone(CLONE_THREAD_FLAGS) */
+	for (count = 0; count < THREAD_COUNT && !ret; count += !ret)
+		ret = pthread_create(&aio->threads[count], &attr, thread_main, aio);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_mutex_lock(&aio->lock);
+	aio->thread_count = count;
+	pthread_mutex_unlock(&aio->lock);
+	if (count)
+		return;
+	log_warn("disk: no thread for its input and output: %s", strerror(ret));
+	loop_timer_arm(aio->retry, clock_now_ns() + THREADS_RETRY_NS);
+}
+
+static void retry_fired(void *arg)
+{
+	struct aio *aio = arg;
+
+	if (aio->engine == AIO_URING)
+		aio_kick(aio);
+	else if (!aio->thread_count)
+		threads_start(aio);
 }
 
 void aio_wait(struct aio *aio)
 {
 	struct pollfd pfd = { .fd = aio->efd, .events = POLLIN };
 
+	if (aio->engine == AIO_THREADS && !aio->thread_count)
+		threads_start(aio);
 	aio_kick(aio);
 	/* The timeout covers a refused submission, whose timer cannot run meanwhile. */
+	/* sandbox: loop: poll */
 	if (poll(&pfd, 1, 10) > 0)
 		eventfd_ready(aio, EPOLLIN);
 }
 
 static int uring_start(struct aio *aio)
 {
+#define ALLOW(op)                                                                                  \
+	{                                                                                          \
+		.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_##op                      \
+	}
+	static const struct io_uring_restriction allowed[] = {
+		ALLOW(NOP), ALLOW(READV), ALLOW(WRITEV), ALLOW(FSYNC), ALLOW(FALLOCATE),
+	};
+#undef ALLOW
 	struct io_uring_probe *probe;
 	bool usable;
 	int ret;
 
-	ret = io_uring_queue_init(RING_DEPTH, &aio->ring, IORING_SETUP_CLAMP);
+	ret = io_uring_queue_init(RING_DEPTH, &aio->ring,
+				  IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED);
 	if (ret < 0)
 		return ret;
 	aio->ring_ready = true;
@@ -305,27 +367,14 @@ static int uring_start(struct aio *aio)
 	io_uring_free_probe(probe);
 	if (!usable || *aio->ring.sq.kring_entries < RING_DEPTH)
 		return -ENOSYS;
-	return io_uring_register_eventfd(&aio->ring, aio->efd);
-}
-
-static int threads_start(struct aio *aio)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int ret;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are for other threads */
-	pthread_attr_init(&attr);
-	ret = pthread_attr_setstacksize(&attr, max_u64(THREAD_STACK, PTHREAD_STACK_MIN));
-	for (unsigned i = 0; i < THREAD_COUNT && !ret; i++) {
-		ret = pthread_create(&aio->threads[i], &attr, thread_main, aio);
-		if (!ret)
-			aio->thread_count++;
-	}
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return aio->thread_count ? 0 : -ret;
+	ret = io_uring_register_eventfd(&aio->ring, aio->efd);
+	/* The functions for these two are declared by liburing 2.3 but not in it. */
+	if (ret == 0)
+		ret = io_uring_register(aio->ring.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed,
+					ARRAY_SIZE(allowed));
+	return ret < 0
+		   ? ret
+		   : io_uring_register(aio->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
 int aio_new(struct loop *loop, enum aio_engine engine, struct aio **ret_aio, struct err *err)
@@ -365,9 +414,7 @@ int aio_new(struct loop *loop, enum aio_engine engine, struct aio **ret_aio, str
 	}
 	if (engine == AIO_THREADS || ret < 0) {
 		aio->engine = AIO_THREADS;
-		ret = threads_start(aio);
-		if (ret < 0)
-			err_set(err, -ret, "threads: %s", strerror(-ret));
+		ret = 0;
 	}
 out:
 	if (ret < 0)

@@ -385,6 +385,7 @@ int file_read_now(struct file *file, const struct iovec *iov, unsigned count, ui
 
 	if (atomic_load_explicit(&file->no_nowait, memory_order_relaxed) || file->direct)
 		return -EAGAIN;
+	/* sandbox: loop vcpu: preadv2 */
 	n = preadv2(file->fd, iov, (int)count, (off_t)off, RWF_NOWAIT);
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		atomic_store(&file->no_nowait, true);
@@ -408,6 +409,7 @@ int file_rw_now(struct file *file, bool write, void *buf, size_t len, uint64_t o
 			memcpy(p, buf, len);
 	}
 	for (size_t pos = 0; pos < len && !ret;) {
+		/* sandbox: loop vcpu: pread64, pwrite64 */
 		ssize_t n = write ? pwrite(file->fd, p + pos, len - pos, (off_t)(off + pos))
 				  : pread(file->fd, p + pos, len - pos, (off_t)(off + pos));
 
@@ -434,6 +436,7 @@ int file_sync_now(struct file *file)
 
 	if (error || file->unsafe)
 		return error;
+	/* sandbox: loop vcpu: fdatasync */
 	if (fdatasync(file->fd) == 0)
 		return 0;
 	error = -errno;

@@ -32,6 +32,7 @@ static int lock_byte(int fd, off_t off)
 {
 	struct flock fl = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = off, .l_len = 1 };
 
+	/* sandbox: loop: fcntl(*, F_OFD_SETLK) */
 	return fcntl(fd, F_OFD_SETLK, &fl) < 0 ? -errno : 0;
 }
 
@@ -40,6 +41,7 @@ static int test_byte(int fd, off_t off)
 {
 	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = off, .l_len = 1 };
 
+	/* sandbox: loop: fcntl(*, F_OFD_GETLK) */
 	if (fcntl(fd, F_OFD_GETLK, &fl) < 0)
 		return -errno;
 	return fl.l_type != F_UNLCK;
@@ -109,6 +111,7 @@ int image_lock(int fd, const char *path, bool writable, struct err *err)
 		struct timespec wait = { .tv_nsec = (10 + getpid() % 7) * 1000000 };
 
 		fcntl(fd, F_OFD_SETLK, &all); /* of two that wait for each other, one shall win */
+		/* sandbox: loop: clock_nanosleep */
 		nanosleep(&wait, NULL);
 		ret = try_lock(fd, path, writable, err);
 	}

@@ -67,6 +67,8 @@ struct loop {
 	atomic_int quit_code;
 	pthread_mutex_t call_lock; /* guards the queue below */
 	struct call *calls, **calls_tail;
+	int (*thread_hook)(void *arg, enum loop_thread kind);
+	void *thread_arg;
 };
 
 uint64_t clock_now_ns(void)
@@ -82,11 +84,13 @@ static int source_add(struct loop *loop, struct source *s, uint32_t events)
 	struct epoll_event ev = { .events = events, .data.ptr = s };
 
 	s->loop = loop;
+	/* sandbox: loop net: epoll_ctl */
 	return epoll_ctl(loop->epfd, EPOLL_CTL_ADD, s->fd, &ev) < 0 ? -errno : 0;
 }
 
 static void source_del(struct source *s)
 {
+	/* sandbox: loop net: epoll_ctl */
 	epoll_ctl(s->loop->epfd, EPOLL_CTL_DEL, s->fd, NULL);
 	s->dead = true;
 	s->next = s->loop->dead;
@@ -108,6 +112,7 @@ static void wake(struct loop *loop)
 	uint64_t one = 1;
 
 	/* EAGAIN means the counter is full: then the loop is awake anyway. */
+	/* sandbox: loop vcpu worker net: write */
 	while (write(loop->wake.fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 }
@@ -118,6 +123,7 @@ static void wake_dispatch(struct source *s, uint32_t events)
 	struct call *list;
 	uint64_t count;
 
+	/* sandbox: loop net: read */
 	if (read(s->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
 		return;
 	pthread_mutex_lock(&loop->call_lock);
@@ -198,6 +204,7 @@ int loop_run(struct loop *loop)
 	struct epoll_event ev[LOOP_BATCH];
 
 	while (!atomic_load(&loop->quit)) {
+		/* sandbox: loop net: epoll_wait */
 		int n = epoll_wait(loop->epfd, ev, LOOP_BATCH, -1);
 
 		if (n < 0) {
@@ -254,6 +261,7 @@ int loop_fd_modify(struct loop_fd *source, uint32_t events)
 {
 	struct epoll_event ev = { .events = events, .data.ptr = &source->s };
 
+	/* sandbox: loop vcpu net: epoll_ctl */
 	return epoll_ctl(source->s.loop->epfd, EPOLL_CTL_MOD, source->s.fd, &ev) < 0 ? -errno : 0;
 }
 
@@ -282,6 +290,8 @@ int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg,
 	t->s.dispatch = timer_dispatch;
 	t->s.arg = arg;
 	t->fn = fn;
+	/* sandbox: loop net: timerfd_create */
+	/* sandbox: loop: timerfd_create */
 	t->s.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (t->s.fd < 0) {
 		ret = -errno;
@@ -305,6 +315,7 @@ void loop_timer_arm(struct loop_timer *timer, uint64_t deadline_ns)
 		.it_value.tv_nsec = (long)(deadline_ns % 1000000000u),
 	};
 
+	/* sandbox: loop vcpu worker net: timerfd_settime */
 	timerfd_settime(timer->s.fd, TFD_TIMER_ABSTIME, &its, NULL);
 }
 
@@ -313,6 +324,7 @@ void loop_timer_del(struct loop_timer *timer)
 	if (!timer)
 		return;
 	source_del(&timer->s);
+	/* sandbox: loop net: close */
 	close(timer->s.fd);
 }
 
@@ -371,4 +383,15 @@ int loop_call(struct loop *loop, void (*fn)(void *arg), void *arg)
 	pthread_mutex_unlock(&loop->call_lock);
 	wake(loop);
 	return 0;
+}
+
+void loop_set_thread_hook(struct loop *loop, int (*fn)(void *arg, enum loop_thread kind), void *arg)
+{
+	loop->thread_hook = fn;
+	loop->thread_arg = arg;
+}
+
+int loop_thread_begin(struct loop *loop, enum loop_thread kind)
+{
+	return loop->thread_hook ? loop->thread_hook(loop->thread_arg, kind) : 0;
 }

@@ -53,6 +53,16 @@ int loop_signal_add(struct loop *loop, int signo, void (*fn)(void *arg, int sign
 /** loop_call() - run @fn(@arg) on the loop thread soon; any thread; 0 or -ENOMEM */
 int loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
 
+/* Threads that work beside the loop thread, and belong to its process */
+enum loop_thread { LOOP_THREAD_VCPU, LOOP_THREAD_WORKER };
+
+/** loop_set_thread_hook() - what each such thread does before its work; set before the first one */
+void loop_set_thread_hook(struct loop *loop, int (*fn)(void *arg, enum loop_thread kind),
+			  void *arg);
+
+/** loop_thread_begin() - run the hook on the calling thread; 0 or -errno */
+int loop_thread_begin(struct loop *loop, enum loop_thread kind);
+
 /** clock_now_ns() - CLOCK_MONOTONIC in nanoseconds */
 uint64_t clock_now_ns(void);
 

@@ -86,6 +86,7 @@ static uint64_t thread_time_ns(pthread_t thread)
 	struct timespec ts;
 	clockid_t clock;
 
+	/* sandbox: loop: clock_gettime */
 	if (pthread_getcpuclockid(thread, &clock) || clock_gettime(clock, &ts) < 0)
 		return 0;
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
@@ -140,6 +141,7 @@ static json_t *memory(const struct commander *cmd)
 			json_object_set_new(o, "shared_bytes", number(shared * PAGE_SIZE));
 		}
 	}
+	/* sandbox: loop: newfstatat(*, *, *, AT_EMPTY_PATH) */
 	if (cmd->c.machine->vm->mem.fd >= 0 && fstat(cmd->c.machine->vm->mem.fd, &st) == 0)
 		json_object_set_new(o, "guest_bytes", number((uint64_t)st.st_blocks * 512));
 	return o;

@@ -188,7 +188,8 @@ static const struct control_arg link_args[] = {
 };
 #undef ID
 static const struct control_arg console_args[] = {
-	{ "history", CONTROL_FLAG, false, 0, 0, NULL, "begin with the latest 64 KiB (default: on)" },
+	{ "history", CONTROL_FLAG, false, 0, 0, NULL,
+	  "begin with the latest 64 KiB (default: on)" },
 	{ NULL },
 };
 
@@ -202,7 +203,7 @@ const struct control_command command_table[] = {
 	  run_power_button },
 	{ "nmi", "send a non-maskable interrupt to all processors", NULL, 0, run_nmi },
 	{ "quit", "end the machine at once", NULL, 0, run_quit },
-	{ "disk-add", "add a disk", disk_add_args, 0, command_disk_add },
+	{ "disk-add", "add a disk", disk_add_args, 1, command_disk_add },
 	{ "net-add", "add a network card", net_add_args, 0, command_net_add },
 	{ "device-remove", "have the guest release a disk or card, and take it away", remove_args,
 	  0, command_device_remove },
@@ -224,7 +225,7 @@ static json_t *greet(void *opaque)
 	struct commander *cmd = opaque;
 
 	return json_pack("{s:s, s:s?, s:i, s:s}", "version", EYOT_VERSION, "name", cmd->c.cfg->name,
-			 "pid", (int)getpid(), "state", command_state(cmd));
+			 "pid", cmd->c.pid, "state", command_state(cmd));
 }
 
 int commander_new(const struct commander_config *cc, const char *where, struct commander **ret_cmd,
@@ -239,6 +240,7 @@ int commander_new(const struct commander_config *cc, const char *where, struct c
 	if (!cmd)
 		return err_set(err, ENOMEM, "control '%s': out of memory", where);
 	cmd->c = *cc;
+	json_object_seed(0); /* now: it reads /dev/urandom, which a sandbox hides later */
 	cmd->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	ret = control_server_new(&sc, where, &cmd->server, err);
 	if (ret < 0) {
@@ -247,6 +249,11 @@ int commander_new(const struct commander_config *cc, const char *where, struct c
 	}
 	*ret_cmd = cmd;
 	return 0;
+}
+
+char *commander_release_socket(struct commander *cmd)
+{
+	return control_server_release_path(cmd->server);
 }
 
 void commander_free(struct commander *cmd)

@@ -16,6 +16,7 @@ struct commander_config {
 	const struct config *cfg;
 	struct machine *machine;
 	struct console *con;
+	int pid;			  /* of the process that was started, seen from outside */
 	const char *accel, *accel_reason; /* what runs the vCPUs, and why */
 };
 
@@ -26,6 +27,9 @@ struct commander_config {
  */
 int commander_new(const struct commander_config *cc, const char *where, struct commander **ret_cmd,
 		  struct err *err);
+/** commander_release_socket() - somebody else removes the socket; its path, the caller's, or NULL
+ */
+char *commander_release_socket(struct commander *cmd);
 void commander_free(struct commander *cmd); /* before the machine; NULL is fine */
 
 /** commander_event() - tell those who listen; @data is taken over, may be NULL; @cmd NULL is fine

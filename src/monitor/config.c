@@ -166,6 +166,14 @@ static int set_control(struct config *cfg, const char *text, struct err *err)
 	return set_string(&cfg->control, "control", text, err);
 }
 
+static int set_sandbox(struct config *cfg, const char *text, struct err *err)
+{
+	cfg->sandbox = !strcmp(text, "on");
+	if (!cfg->sandbox && strcmp(text, "off"))
+		return err_set(err, EINVAL, "sandbox '%s': neither on nor off", text);
+	return 0;
+}
+
 static int set_accel_debug(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->accel_debug, "accel-debug", text, err);
@@ -195,6 +203,7 @@ static const struct setting settings[] = {
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
 	{ "log", set_log, 0 },
+	{ "sandbox", set_sandbox, 0 },
 	{ "accel-debug", set_accel_debug, 0 },
 };
 
@@ -480,6 +489,7 @@ int config_init(struct config *cfg, struct err *err)
 	cfg->memory_bytes = MIB(512);
 	cfg->console = CONSOLE_STDIO;
 	cfg->log = LOG_INFO;
+	cfg->sandbox = true;
 	cfg->accel = strdup("auto");
 	cfg->cmdline = strdup("console=ttyS0");
 	if (!cfg->accel || !cfg->cmdline) {
@@ -546,6 +556,7 @@ const char *config_usage(void)
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"
 	       "  --no-reboot         end when the guest reboots\n"
 	       "  --name NAME         the machine's name\n"
+	       "  --sandbox on|off    give up all rights before the guest runs (default: on)\n"
 	       "  --log LEVEL         error, warn, info or debug (default: info)\n"
 	       "  --config FILE       the same settings from a JSON file; options win\n"
 	       "  --probe [--json]    what the host can do: accelerators, CPU, kernel\n"

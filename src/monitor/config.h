@@ -50,7 +50,7 @@ struct config {
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	char *control;	    /* a path or "fd:N"; may be NULL */
-	bool debug_exit, no_reboot;
+	bool debug_exit, no_reboot, sandbox;
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;

@@ -65,11 +65,25 @@ struct console {
 
 static struct termios saved_termios;
 static atomic_bool terminal_is_raw;
+static bool (*foreground_fn)(void *arg); /* NULL: looked up here */
+static void *foreground_arg;
+
+void console_ask_foreground(bool (*fn)(void *arg), void *arg)
+{
+	foreground_fn = fn;
+	foreground_arg = arg;
+}
+
+static bool in_foreground(void)
+{
+	return foreground_fn ? foreground_fn(foreground_arg) : tcgetpgrp(STDIN_FILENO) == getpgrp();
+}
 
 void console_restore_terminal(void)
 {
 	/* Not from the background: the call would stop us there. */
 	if (atomic_exchange(&terminal_is_raw, false))
+		/* sandbox: loop: ioctl(*, TCSETS) */
 		tcsetattr(STDIN_FILENO, TCSANOW, &saved_termios);
 }
 
@@ -77,8 +91,9 @@ void console_raw_terminal(void)
 {
 	struct termios t;
 
-	if (tcgetpgrp(STDIN_FILENO) != getpgrp())
+	if (!in_foreground())
 		return; /* in the background: the shell owns the terminal */
+	/* sandbox: loop: ioctl(*, TCGETS) */
 	if (!atomic_load(&terminal_is_raw) && tcgetattr(STDIN_FILENO, &saved_termios) < 0)
 		return;
 	t = saved_termios;
@@ -163,6 +178,7 @@ static void end_input(struct console *con)
 	con->in_source = NULL;
 	con->in_plain = false;
 	if (con->kind == CONSOLE_UNIX && con->in_fd >= 0) {
+		/* sandbox: loop vcpu: close */
 		close(con->in_fd);
 		con->in_fd = con->out_fd = -1;
 		con->stalled_ns = 0;
@@ -181,6 +197,7 @@ static bool read_input(struct console *con)
 		want = sizeof(buf);
 	if (want == 0)
 		return false;
+	/* sandbox: loop vcpu: read */
 	n = read(con->in_fd, buf, want);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
@@ -275,8 +292,10 @@ static size_t outer_output(struct console *con, const uint8_t *bytes, size_t len
 
 		if (con->out_dead || con->out_fd < 0)
 			return len;
+		/* sandbox: loop vcpu: poll */
 		if (poll(&p, 1, 0) == 0)
 			return drop_stalled(con) ? len : done;
+		/* sandbox: loop vcpu: write */
 		n = write(con->out_fd, bytes + done, min_u64(len - done, WRITE_CHUNK));
 		if (n > 0) {
 			done += (size_t)n;
@@ -315,6 +334,7 @@ static void feed_watcher(struct watcher *w)
 	while (w->pos != con->ring_head) {
 		size_t at = w->pos % CONSOLE_KEPT;
 		size_t len = min_u64(con->ring_head - w->pos, CONSOLE_KEPT - at);
+		/* sandbox: loop: sendto */
 		ssize_t n = send(w->fd, con->ring + at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EINTR)
@@ -338,6 +358,7 @@ static void watcher_event(void *arg, uint32_t events)
 	ssize_t n;
 
 	if (events & EPOLLIN && room) {
+		/* sandbox: loop: recvfrom */
 		n = recv(w->fd, con->held + con->held_len, room, MSG_DONTWAIT);
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 			end_watch(w);
@@ -363,9 +384,9 @@ static struct watcher *free_watcher(const struct console *con)
 
 int console_may_watch(const struct console *con, struct err *err)
 {
-	return free_watcher(con) ? 0
-				 : err_set(err, EBUSY, "console: has %d watchers already",
-					   CONSOLE_WATCHERS_MAX);
+	return free_watcher(con)
+		   ? 0
+		   : err_set(err, EBUSY, "console: has %d watchers already", CONSOLE_WATCHERS_MAX);
 }
 
 int console_watch(struct console *con, int fd, const void *bytes, size_t len, bool history)
@@ -375,9 +396,10 @@ int console_watch(struct console *con, int fd, const void *bytes, size_t len, bo
 	socklen_t size = sizeof(type);
 
 	if (w)
+		/* sandbox: loop: getsockopt */
 		ret = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ? -errno
-		      : type != SOCK_STREAM				     ? -EINVAL
-									     : 0;
+		      : type != SOCK_STREAM				    ? -EINVAL
+									    : 0;
 	if (ret == 0)
 		ret = loop_fd_add(con->loop, fd, EPOLLIN, watcher_event, w, &w->source);
 	if (ret < 0) {
@@ -430,7 +452,7 @@ static int open_stdio(struct console *con, struct err *err)
 	if (con->in_is_tty) {
 		/* From the background the terminal is neither set nor read. */
 		signal(SIGTTOU, SIG_IGN);
-		if (tcgetpgrp(STDIN_FILENO) != getpgrp())
+		if (!in_foreground())
 			return 0;
 		console_raw_terminal();
 		atexit(console_restore_terminal);
@@ -472,6 +494,7 @@ static int open_file(struct console *con, const char *path, struct err *err)
 static void accept_client(void *arg, uint32_t events)
 {
 	struct console *con = arg;
+	/* sandbox: loop: accept4 */
 	int fd = accept4(con->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct err err;
 
@@ -536,6 +559,14 @@ int console_open(struct loop *loop, enum console_kind kind, const char *path,
 	}
 	*ret_console = con;
 	return 0;
+}
+
+char *console_release_socket(struct console *con)
+{
+	char *path = con->unlink_path;
+
+	con->unlink_path = NULL;
+	return path;
 }
 
 void console_close(struct console *con)

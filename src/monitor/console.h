@@ -46,6 +46,19 @@ int console_open(struct loop *loop, enum console_kind kind, const char *path,
 		 void (*leave)(void *arg), void *arg, struct console **ret_console,
 		 struct err *err);
 
+/**
+ * console_ask_foreground() - who knows whether the terminal is this process's
+ *
+ * For a process that does not see its process group by itself; before console_open().
+ */
+void console_ask_foreground(bool (*fn)(void *arg), void *arg);
+
+/**
+ * console_release_socket() - the path of the socket that was made, for the caller to remove
+ * Return: the path, to be freed; NULL when there is none.
+ */
+char *console_release_socket(struct console *con);
+
 /** console_close() - restore the terminal, remove what was made; NULL is fine */
 void console_close(struct console *con);
 

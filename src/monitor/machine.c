@@ -143,6 +143,7 @@ void machine_flush_console(struct machine *m)
 	uint64_t until = clock_now_ns() + FLUSH_WAIT_NS;
 
 	while (m->uart && uart_flush(m->uart) && clock_now_ns() < until)
+		/* sandbox: loop: clock_nanosleep */
 		nanosleep(&(struct timespec) { .tv_nsec = 5000000 }, NULL);
 }
 

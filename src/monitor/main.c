@@ -20,6 +20,7 @@
 #include "monitor/machine.h"
 #include "monitor/probe.h"
 #include "monitor/signals.h"
+#include "monitor/vmm_sandbox.h"
 #include "version.h"
 
 enum {
@@ -38,6 +39,8 @@ struct program {
 	struct machine *machine;
 	struct commander *cmd; /* NULL: without --control */
 	char accel_reason[400];
+	pid_t pid; /* of what was started, which is not this process when there is a keeper */
+	struct vmm_sandbox *sandbox; /* NULL: --sandbox off */
 };
 
 /* ---- ends ---- */
@@ -201,6 +204,7 @@ static int open_control(struct program *p, const char *accel, struct err *err)
 				       .cfg = &p->cfg,
 				       .machine = p->machine,
 				       .con = p->con,
+				       .pid = p->pid,
 				       .accel = accel,
 				       .accel_reason = p->accel_reason };
 
@@ -221,6 +225,12 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	int ret;
 
 	*ret_status = STATUS_HOST;
+	p->pid = getpid();
+	ret = p->cfg.sandbox ? vmm_sandbox_start(&p->cfg, &p->sandbox, err) : 0;
+	if (ret < 0)
+		return ret;
+	if (p->cfg.name)
+		prctl(PR_SET_NAME, p->cfg.name);
 	ret = loop_new(&p->loop, err);
 	if (ret == 0)
 		ret = signals_init(p->loop, on_end_signal, on_power_signal, p, err);
@@ -232,12 +242,24 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	if (ret == 0)
 		ret = console_open(p->loop, p->cfg.console, p->cfg.console_path, on_leave, p,
 				   &p->con, err);
-	if (ret == 0)
+	if (ret == 0) {
+		vmm_sandbox_console(p->sandbox, p->con);
 		ret = machine_new(&p->cfg, p->loop, accel, p->con, &events, &p->machine, err);
-	if (ret == 0 && p->cfg.control)
+	}
+	if (ret == 0 && p->cfg.control) {
 		ret = open_control(p, accel->name, err);
+		if (ret == 0)
+			vmm_sandbox_control(p->sandbox, p->cmd);
+	}
+	if (ret == 0) {
+		ret = vmm_sandbox_close(p->sandbox, p->loop, err);
+		if (ret < 0)
+			*ret_status = STATUS_HOST;
+	}
 	if (ret == 0)
 		ret = machine_start(p->machine, err);
+	if (ret == 0)
+		ret = vmm_sandbox_filter_loop(p->sandbox, err);
 	if (ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EIO)
 		*ret_status = STATUS_HOST;
 	if (ret < 0)
@@ -280,8 +302,6 @@ int main(int argc, char **argv)
 		ret = config_check(&p.cfg, &err);
 	if (ret == 0) {
 		log_init("eyot-vmm", p.cfg.log);
-		if (p.cfg.name)
-			prctl(PR_SET_NAME, p.cfg.name);
 		ret = run(&p, &err, &status);
 	}
 	console_restore_terminal();
@@ -291,6 +311,7 @@ int main(int argc, char **argv)
 	machine_free(p.machine);
 	console_close(p.con);
 	loop_free(p.loop);
+	vmm_sandbox_free(p.sandbox);
 	config_done(&p.cfg);
 	return status;
 }

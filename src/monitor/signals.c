@@ -10,6 +10,7 @@
 static void on_fatal_signal(int signo)
 {
 	console_restore_terminal();
+	/* sandbox: loop vcpu worker: rt_sigaction */
 	signal(signo, SIG_DFL);
 	raise(signo);
 }

@@ -15,7 +15,8 @@ int net_open(struct loop *loop, const struct net_config *cfg, struct net_backend
 {
 	switch (cfg->kind) {
 	case NET_USER:
-		return net_user_open(loop, cfg, ret_be, err);
+		return (cfg->confine ? net_user_own_process : net_user_open)(loop, cfg, ret_be,
+									     err);
 	case NET_TAP:
 		return net_tap_open(loop, cfg, ret_be, err);
 	case NET_SWITCH:

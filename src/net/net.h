@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 
 #include "base/err.h"
 #include "loop/loop.h"
@@ -102,8 +103,17 @@ struct net_config {
 	int fds[NET_QUEUES_MAX]; /* open descriptors of an interface; taken over by net_open() */
 	unsigned fd_count;
 
+	/*
+	 * Called in the process that a user network gets of its own, when that has what it needs;
+	 * NULL: the user network runs in this process. From a program with one thread.
+	 */
+	int (*confine)(struct err *err);
+
 	/* switch */
 	char *path;
+	/* Instead of unix_connect(), where that is not allowed any more; NULL: that */
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
 };
 
 /** net_kind_name() - "user", "tap" or "switch" */
@@ -129,6 +139,18 @@ int net_user_open(struct loop *loop, const struct net_config *cfg, struct net_ba
 int net_tap_open(struct loop *loop, const struct net_config *cfg, struct net_backend **ret_be,
 		 struct err *err);
 int net_port_open(struct loop *loop, const struct net_config *cfg, struct net_backend **ret_be,
+		  struct err *err);
+
+/** net_user_own_process() - net_user_open() with the network in a process of its own (user_proc.c)
+ */
+int net_user_own_process(struct loop *loop, const struct net_config *cfg,
+			 struct net_backend **ret_be, struct err *err);
+
+/**
+ * net_port_pair() - a port whose other end is a process of ours: frames keep their headers
+ * @fd: the connected socket; taken over in any case. When it ends, the cable is gone for good.
+ */
+int net_port_pair(struct loop *loop, int fd, unsigned mtu, struct net_backend **ret_be,
 		  struct err *err);
 
 static inline void net_tell_readable(struct net_backend *be, unsigned queue)

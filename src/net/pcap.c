@@ -38,12 +38,14 @@ static void write_out(struct net_pcap *pcap, size_t len)
 	size_t done = 0;
 
 	while (done < len && pcap->fd >= 0) {
+		/* sandbox: loop vcpu: write */
 		ssize_t n = write(pcap->fd, pcap->buffer + done, len - done);
 
 		if (n > 0) {
 			done += (size_t)n;
 		} else if (n == 0 || errno != EINTR) {
 			log_debug("capture: %s; it ends here", strerror(errno));
+			/* sandbox: loop vcpu: close */
 			close(pcap->fd);
 			pcap->fd = -1;
 		}

@@ -11,6 +11,10 @@
  * private copy and put into the stream's ring; a batch is sent with one system
  * call. While ring and socket are full, frames stay in the guest's queue.
  *
+ * A port of our own (net_port_pair()) is the same but for two things: frames go and
+ * come whole, their headers before them, as the other end does what there
+ * is to do; and there is nothing to connect to again.
+ *
  * Threads: connecting, ending and everything about input happen on the loop
  * thread; `lock` guards `connected`, `stream` out and `frame` against senders.
  */
@@ -30,7 +34,10 @@
 struct port {
 	struct net_backend be;
 	struct loop *loop;
-	struct sockaddr_un addr;
+	int (*connect)(void *arg, const struct sockaddr_un *addr);
+	void *connect_arg;
+	struct sockaddr_un addr; /* of a pair: unused */
+	bool is_pair;
 	struct loop_fd *source;
 	struct loop_timer *retry; /* also ends a connection that is broken */
 	bool broken;
@@ -61,17 +68,17 @@ static void port_event(void *arg, uint32_t events)
 		net_tell_readable(&port->be, 0);
 }
 
-static int try_connect(struct port *port)
+/* Begin on a connected socket, which is taken over. */
+static int begin(struct port *port, int fd)
 {
-	int fd = unix_connect(&port->addr), ret;
+	int ret;
 
-	if (fd < 0)
-		return fd;
 	pthread_mutex_lock(&port->lock);
 	ret = net_stream_init(&port->stream, fd, RING_SIZE);
 	if (ret < 0) {
 		close(fd);
 	} else {
+		port->stream.extra = port->is_pair ? NET_HDR_LEN : 0;
 		ret = loop_fd_add(port->loop, fd, EPOLLIN | EPOLLOUT | EPOLLET, port_event, port,
 				  &port->source);
 		if (ret < 0)
@@ -81,6 +88,14 @@ static int try_connect(struct port *port)
 	port->broken = false;
 	pthread_mutex_unlock(&port->lock);
 	return ret;
+}
+
+static int try_connect(struct port *port)
+{
+	int fd = port->connect ? port->connect(port->connect_arg, &port->addr)
+			       : unix_connect(&port->addr);
+
+	return fd < 0 ? fd : begin(port, fd);
 }
 
 static void disconnect(struct port *port)
@@ -102,6 +117,8 @@ static void retry_fired(void *arg)
 		net_tell_link(&port->be, false);
 		net_tell_writable(&port->be); /* what waits is lost with the cable */
 	}
+	if (port->is_pair)
+		return;
 	if (!port->connected && try_connect(port) < 0)
 		loop_timer_arm(port->retry, clock_now_ns() + RETRY_NS);
 	else
@@ -111,7 +128,10 @@ static void retry_fired(void *arg)
 /* Not at once: a lock of the card's is held. */
 static void break_off(struct port *port, const char *why)
 {
-	log_debug("switch '%s': %s", port->addr.sun_path, why);
+	if (port->is_pair)
+		log_error("user network: its process ended: the guest is without it from here on");
+	else
+		log_debug("switch '%s': %s", port->addr.sun_path, why);
 	port->broken = true;
 	loop_timer_arm(port->retry, 1);
 }
@@ -132,6 +152,10 @@ static ssize_t port_receive(struct net_backend *be, unsigned queue, const struct
 		if (n < 0 || ret != -EAGAIN)
 			break_off(port, n < 0 ? "it does not send frames" : "the connection ended");
 		return -EAGAIN;
+	}
+	if (port->is_pair) {
+		net_scatter(iov, count, frame, (size_t)n);
+		return n - (ssize_t)NET_HDR_LEN;
 	}
 	memset(iov[0].iov_base, 0, NET_HDR_LEN);
 	net_scatter(iov + 1, count - 1, frame, (size_t)n);
@@ -179,6 +203,10 @@ static int port_send(struct net_backend *be, unsigned queue, const struct iovec 
 	pthread_mutex_lock(&port->lock);
 	if (!port->connected)
 		goto out; /* no cable */
+	if (port->is_pair) {
+		ret = put(port, iov, count, NET_HDR_LEN + len);
+		goto out;
+	}
 	if (hdr->gso_type == VIRTIO_NET_HDR_GSO_NONE &&
 	    !(hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)) {
 		ret = put(port, iov + 1, count - 1, len);
@@ -223,25 +251,57 @@ static const struct net_backend_ops port_ops = {
 	.free = port_free,
 };
 
+static struct port *port_new(struct loop *loop, unsigned mtu)
+{
+	struct port *port = calloc(1, sizeof(*port));
+
+	if (!port)
+		return NULL;
+	port->be =
+	    (struct net_backend) { .ops = &port_ops, .queues = 1, .link_up = true, .mtu = mtu };
+	port->loop = loop;
+	port->stream.fd = -1;
+	pthread_mutex_init(&port->lock, NULL);
+	if (loop_timer_add(loop, retry_fired, port, &port->retry) < 0) {
+		port_free(&port->be);
+		return NULL;
+	}
+	return port;
+}
+
+int net_port_pair(struct loop *loop, int fd, unsigned mtu, struct net_backend **ret_be,
+		  struct err *err)
+{
+	struct port *port = port_new(loop, mtu);
+	int ret;
+
+	if (!port) {
+		close(fd);
+		return err_set(err, ENOMEM, "out of memory");
+	}
+	port->is_pair = true;
+	ret = begin(port, fd);
+	if (ret < 0) {
+		port_free(&port->be);
+		return err_set(err, -ret, "%s", strerror(-ret));
+	}
+	*ret_be = &port->be;
+	return 0;
+}
+
 int net_port_open(struct loop *loop, const struct net_config *cfg, struct net_backend **ret_be,
 		  struct err *err)
 {
-	struct port *port = calloc(1, sizeof(*port));
+	struct port *port = port_new(loop, cfg->mtu);
 	int ret;
 
 	if (!port)
 		return err_set(err, ENOMEM, "out of memory");
-	port->be = (struct net_backend) {
-		.ops = &port_ops, .queues = 1, .link_up = true, .mtu = cfg->mtu
-	};
-	port->loop = loop;
-	port->stream.fd = -1;
-	pthread_mutex_init(&port->lock, NULL);
+	port->connect = cfg->connect;
+	port->connect_arg = cfg->connect_arg;
 	ret = unix_address(cfg->path, &port->addr, err);
 	if (ret == 0) {
-		ret = loop_timer_add(loop, retry_fired, port, &port->retry);
-		if (ret == 0)
-			ret = try_connect(port);
+		ret = try_connect(port);
 		if (ret < 0)
 			err_set(err, -ret, "'%s': %s", cfg->path,
 				ret == -ECONNREFUSED || ret == -ENOENT

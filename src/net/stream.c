@@ -40,6 +40,7 @@ int net_stream_read(struct net_stream *s)
 	s->in_len -= s->in_pos;
 	s->in_pos = 0;
 	do
+		/* sandbox: loop net: recvfrom */
 		n = recv(s->fd, s->in + s->in_len, IN_SIZE - s->in_len, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n == 0 || (n < 0 && errno == ECONNRESET))
@@ -58,14 +59,14 @@ ssize_t net_stream_take(struct net_stream *s, const uint8_t **ret_frame)
 		if (have < NET_STREAM_HEAD)
 			return 0;
 		len = __builtin_bswap32(get_le32(s->in + s->in_pos));
-		if (len > NET_FRAME_MAX)
+		if (len > s->extra + NET_FRAME_MAX)
 			return -EBADMSG;
 		if (have - NET_STREAM_HEAD < len)
 			return 0;
 		*ret_frame = s->in + s->in_pos + NET_STREAM_HEAD;
 		s->in_pos += NET_STREAM_HEAD + len;
 		/* What is too short for a frame is skipped, as a network card does. */
-		if (len >= NET_FRAME_MIN)
+		if (len >= s->extra + NET_FRAME_MIN)
 			return (ssize_t)len;
 	}
 }
@@ -108,6 +109,7 @@ int net_stream_flush(struct net_stream *s)
 		ssize_t n;
 
 		iov[1].iov_len = len - iov[0].iov_len;
+		/* sandbox: loop vcpu net: sendmsg */
 		n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;

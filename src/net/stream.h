@@ -16,6 +16,7 @@
 
 struct net_stream {
 	int fd;
+	size_t extra; /* what stands before each frame, not counted in a frame's limits */
 	uint8_t *in;
 	size_t in_pos, in_len; /* [in_pos, in_len) is yet to be taken */
 	uint8_t *out;

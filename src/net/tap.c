@@ -47,6 +47,7 @@ static struct tap *tap_of(struct net_backend *be)
 static ssize_t tap_receive(struct net_backend *be, unsigned queue, const struct iovec *iov,
 			   unsigned count)
 {
+	/* sandbox: loop vcpu: readv */
 	ssize_t n = readv(tap_of(be)->queues[queue].fd, iov, (int)count);
 
 	if (n < 0)
@@ -58,6 +59,7 @@ static int tap_send(struct net_backend *be, unsigned queue, const struct iovec *
 		    size_t len)
 {
 	/* An interface that is down, full or gone loses the frame. */
+	/* sandbox: loop vcpu: writev */
 	if (writev(tap_of(be)->queues[queue].fd, iov, (int)count) < 0)
 		log_debug("tap '%s': a frame is lost: %s", tap_of(be)->name, strerror(errno));
 	return 0;
@@ -76,6 +78,7 @@ static void tap_set_offloads(struct net_backend *be, uint64_t features)
 		if (flags & (TUN_F_TSO4 | TUN_F_TSO6) && features >> VIRTIO_NET_F_GUEST_ECN & 1)
 			flags |= TUN_F_TSO_ECN;
 	}
+	/* sandbox: loop vcpu: ioctl(*, TUNSETOFFLOAD) */
 	if (ioctl(tap_of(be)->queues[0].fd, TUNSETOFFLOAD, flags) < 0)
 		log_debug("tap '%s': offloads %#x: %s", tap_of(be)->name, flags, strerror(errno));
 }

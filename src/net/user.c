@@ -248,6 +248,14 @@ static void serve(struct user *u)
 
 	for (int i = 0; i < n; i++)
 		u->watches[ev[i].data.fd].revents = ev[i].events;
+	/*
+	 * sandbox: net libc: socket(AF_INET), socket(AF_INET6), connect, bind, listen, accept,
+	 *   accept4, getsockname, getpeername, getsockopt, setsockopt, shutdown, sendto, sendmsg,
+	 *   recvfrom, recvmsg, read, readv, write, writev, ioctl(*, FIONBIO), ioctl(*, FIONREAD),
+	 *   fcntl(*, F_GETFL), fcntl(*, F_SETFL), fcntl(*, F_SETFD), fcntl(*, F_GETFD), close,
+	 * lseek, openat(*, *, ~O_ACCMODE | O_CREAT), newfstatat, getrandom, getuid, poll,
+	 * epoll_ctl, epoll_wait
+	 */
 	slirp_pollfds_poll(u->slirp, n < 0, cb_get_revents, u);
 	for (int i = 0; i < n; i++)
 		u->watches[ev[i].data.fd].revents = 0;

@@ -47,12 +47,15 @@ static void doorbell_rang(void *arg, uint32_t events)
 	struct virtq *vq = arg;
 	uint64_t count;
 
+	/* sandbox: loop vcpu: read */
 	if (read(vq->doorbell_fd, &count, sizeof(count)) == sizeof(count))
 		virtio_queue_notify(vq->dev, vq->index);
 }
 
 static int add_doorbell(struct virtio_dev *dev, struct virtq *vq)
 {
+	/* sandbox: loop vcpu: eventfd2 */
+	/* sandbox: loop: eventfd2 */
 	vq->doorbell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vq->doorbell_fd < 0)
 		return -errno;
@@ -64,6 +67,7 @@ static void remove_doorbell(struct virtq *vq)
 {
 	loop_fd_del(vq->doorbell);
 	if (vq->doorbell_fd >= 0)
+		/* sandbox: loop vcpu: close */
 		close(vq->doorbell_fd);
 }
 

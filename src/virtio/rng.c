@@ -24,6 +24,7 @@ static uint32_t fill(const struct virtq_chain *chain)
 	ssize_t got;
 
 	do
+		/* sandbox: loop vcpu: getrandom */
 		got = getrandom(bytes, min_u64(chain->in_len, sizeof(bytes)), 0);
 	while (got < 0 && errno == EINTR);
 	if (got <= 0)

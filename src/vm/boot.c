@@ -64,6 +64,7 @@ int boot_read(const struct boot_file *file, uint64_t off, void *buf, uint64_t le
 		return 0;
 	}
 	while (len) {
+		/* sandbox: loop: pread64 */
 		ssize_t n = pread(file->fd, p, min_u64(len, MIB(64)), (off_t)off);
 
 		if (n < 0 && errno == EINTR)

@@ -91,9 +91,10 @@ static int init(struct guest_mem *mem, uint64_t size, bool private, struct err *
 	ret = map_aligned(mem, &base, err);
 	if (ret < 0)
 		goto fail;
-	/* Both only advise: kernels without huge pages in shared memory refuse the first. */
+	/* These only advise: kernels without huge pages in shared memory refuse the first. */
 	madvise(base, size, MADV_HUGEPAGE);
 	madvise(base, size, MADV_DONTDUMP);
+	madvise(base, size, MADV_DONTFORK); /* the process of a user network has no need of it */
 
 	mem->slots[0] =
 	    (struct mem_slot) { .gpa = 0, .size = min_u64(size, MEM_LOW_MAX), .hva = base };

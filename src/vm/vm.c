@@ -73,6 +73,8 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu%u", cpu->index);
 	pthread_setname_np(pthread_self(), name);
+	if (loop_thread_begin(vm->loop, LOOP_THREAD_VCPU) < 0)
+		vm_request(vm, VM_FAIL, 0, "vCPU %u: its thread cannot be confined", cpu->index);
 	while (pass_gate(cpu)) {
 		struct vcpu_exit ex = { .reason = VCPU_EXIT_KICKED };
 
@@ -113,6 +115,7 @@ void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const c
 	}
 	pthread_mutex_unlock(&vm->lock);
 	kick_all(vm);
+	/* sandbox: loop vcpu: write */
 	while (write(vm->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 }
@@ -217,6 +220,7 @@ static void handle_request(void *arg, uint32_t events)
 	struct err err;
 	uint64_t count;
 
+	/* sandbox: loop: read */
 	if (read(vm->wake_fd, &count, sizeof(count)) < 0)
 		return;
 	pthread_mutex_lock(&vm->lock);

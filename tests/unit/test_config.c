@@ -158,7 +158,7 @@ static void test_options(void **state)
 	assert_true(!cfg.disks[1].o.snapshot && cfg.disks[1].o.readonly);
 	assert_int_equal(cfg.console, CONSOLE_UNIX);
 	assert_string_equal(cfg.console_path, "/s");
-	assert_true(cfg.debug_exit && cfg.no_reboot);
+	assert_true(cfg.debug_exit && cfg.no_reboot && cfg.sandbox);
 	assert_string_equal(cfg.name, "a-b.c_1");
 	assert_int_equal(cfg.log, LOG_DEBUG);
 	assert_string_equal(cfg.accel_debug, "x");
@@ -225,12 +225,13 @@ static void test_json(void **state)
 {
 	assert_int_equal(
 	    JSON("{\"kernel\":\"k\",\"cpus\":3,\"memory\":\"128M\",\"debug_exit\":true,"
-		 "\"no_reboot\":false,\"console\":\"file:/o\",\"accel_debug\":\"z\","
+		 "\"no_reboot\":false,\"console\":\"file:/"
+		 "o\",\"accel_debug\":\"z\",\"sandbox\":\"off\","
 		 "\"disks\":[\"a,readonly\",{\"file\":\"b,c\",\"snapshot\":true}]}"),
 	    0);
 	assert_int_equal(cfg.cpus, 3);
 	assert_true(cfg.memory_bytes == MIB(128));
-	assert_true(cfg.debug_exit && !cfg.no_reboot);
+	assert_true(cfg.debug_exit && !cfg.no_reboot && !cfg.sandbox);
 	assert_int_equal(cfg.disk_count, 2);
 	assert_true(cfg.disks[0].o.readonly);
 	assert_string_equal(cfg.disks[1].path, "b,c");

@@ -94,6 +94,7 @@ static void op_timer_arm(void *opaque, uint64_t deadline_ns)
 
 	cpu->timer_deadline_ns = deadline_ns;
 	if (cpu->timer_made)
+		/* sandbox: loop vcpu: timer_settime */
 		syscall(SYS_timer_settime, (long)(intptr_t)cpu->timer, TIMER_ABSTIME, &its, NULL);
 }
 
@@ -326,6 +327,7 @@ static void bt_vcpu_free(struct accel_vcpu *v)
 			log_info("bt: %.*s", (int)(end - line), line);
 	}
 	if (cpu->timer_made)
+		/* sandbox: loop: timer_delete */
 		timer_delete(cpu->timer);
 	cpu->vm->cpus[cpu->index] = NULL;
 	free(cpu->commit_exit);

@@ -222,6 +222,7 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 	drop_write_tags(cpu, (uintptr_t)host, false);
 	/* pairs with the order of tag and code_map in bt_page_in() */
 	if (vm->count > 1)
+		/* sandbox: loop vcpu: membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) */
 		others = !vm->membarrier ||
 			 syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) < 0;
 	for (unsigned i = 0; i < vm->count && !others; i++)

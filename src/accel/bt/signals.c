@@ -74,6 +74,7 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 	struct bt_cache *c = cpu ? cpu->vm->cache : NULL;
 
 	if (!c || pc < c->base || pc >= c->base + c->size) {
+		/* sandbox: loop vcpu: rt_sigaction */
 		signal(signo,
 		       SIG_DFL); /* a bug of ours: die by the signal when the instruction repeats */
 		return;
@@ -130,6 +131,7 @@ void bt_bind_thread(struct bt_cpu *cpu)
 			       .sigev_value.sival_ptr = cpu };
 
 	bt_self = cpu;
+	/* sandbox: vcpu: arch_prctl(ARCH_SET_GS) */
 	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
 	sigemptyset(&set);
 	sigaddset(&set, SIGSEGV);
@@ -140,6 +142,7 @@ void bt_bind_thread(struct bt_cpu *cpu)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	ev._sigev_un._tid = syscall(SYS_gettid);
 	if (cpu->timer_made)
+		/* sandbox: vcpu: timer_delete, timer_create */
 		timer_delete(cpu->timer);
 	cpu->timer_made = timer_create(CLOCK_MONOTONIC, &ev, &cpu->timer) == 0;
 	if (cpu->timer_deadline_ns)

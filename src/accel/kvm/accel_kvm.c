@@ -86,6 +86,7 @@ static int map_memory(struct kvm_vm *vm, uint32_t flags, struct err *err)
 			.userspace_addr = (uintptr_t)s->hva,
 		};
 
+		/* sandbox: loop: ioctl(*, each KVM_CALL) */
 		ret = KVM_CALL(vm->fd, KVM_SET_USER_MEMORY_REGION, &region, err);
 	}
 	return ret;

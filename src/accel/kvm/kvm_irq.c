@@ -59,6 +59,7 @@ static void set_line(void *chip, unsigned gsi, bool level)
 	pthread_mutex_lock(&vm->lock);
 	if ((vm->lines >> gsi & 1) != level) {
 		vm->lines ^= 1u << gsi;
+		/* sandbox: loop vcpu: ioctl(*, KVM_IRQ_LINE) */
 		kvm_sys_call(vm->fd, KVM_IRQ_LINE, (uintptr_t)&irq);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -75,6 +76,7 @@ static void send_msi(void *chip, uint64_t addr, uint32_t data)
 			       .address_hi = (uint32_t)(addr >> 32),
 			       .data = data };
 
+	/* sandbox: loop vcpu: ioctl(*, KVM_SIGNAL_MSI) */
 	kvm_sys_call(vm->fd, KVM_SIGNAL_MSI, (uintptr_t)&msi);
 }
 
@@ -86,6 +88,7 @@ static int set_doorbell(void *arg, uint64_t addr, int fd, bool on)
 				      .fd = fd,
 				      .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN };
 
+	/* sandbox: loop vcpu: ioctl(*, KVM_IOEVENTFD) */
 	return kvm_sys_call(vm->fd, KVM_IOEVENTFD, (uintptr_t)&bell);
 }
 
@@ -115,6 +118,7 @@ static int set_routes(struct kvm_vm *vm, struct err *err)
 				  irq < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
 				  irq & 7);
 	}
+	/* sandbox: loop: ioctl(*, each KVM_CALL) */
 	return KVM_CALL(vm->fd, KVM_SET_GSI_ROUTING, &table, err);
 }
 

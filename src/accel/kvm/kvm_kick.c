@@ -21,5 +21,6 @@ void kvm_kick_init(void)
 
 void kvm_kick_thread(pid_t tid)
 {
+	/* sandbox: loop vcpu: tgkill(PID) */
 	syscall(SYS_tgkill, getpid(), tid, KICK_SIGNAL);
 }

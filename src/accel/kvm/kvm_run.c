@@ -83,6 +83,7 @@ static uint64_t rip_of(struct kvm_vcpu *cpu)
 {
 	struct kvm_regs regs = { 0 };
 
+	/* sandbox: vcpu: ioctl(*, KVM_GET_REGS) */
 	kvm_sys_call(cpu->fd, KVM_GET_REGS, (uintptr_t)&regs);
 	return regs.rip;
 }
@@ -96,6 +97,7 @@ static void code_text(struct kvm_vcpu *cpu, uint64_t rip, char *text, size_t siz
 	size_t at = 0;
 
 	text[0] = 0;
+	/* sandbox: vcpu: ioctl(*, KVM_GET_SREGS), ioctl(*, KVM_TRANSLATE) */
 	if (kvm_sys_call(cpu->fd, KVM_GET_SREGS, (uintptr_t)&sregs) < 0)
 		return;
 	tr.linear_address = sregs.cs.base + rip;
@@ -203,6 +205,7 @@ void kvm_vcpu_run(struct accel_vcpu *v, struct vcpu_exit *exit)
 	cpu->tid = (pid_t)syscall(SYS_gettid);
 	atomic_store(&cpu->inside, true);
 	while (!done) {
+		/* sandbox: vcpu: ioctl(*, KVM_RUN) */
 		int ret = kvm_sys_call(cpu->fd, KVM_RUN, 0);
 
 		done = ret < 0 ? handle_failure(cpu, -ret, exit) : handle(cpu, exit);

@@ -98,6 +98,7 @@ int kvm_get_msr(struct kvm_vcpu *cpu, uint32_t msr, uint64_t *ret_val, struct er
 	int ret;
 
 	list.entries[0].index = msr;
+	/* sandbox: loop: ioctl(*, each KVM_CALL) */
 	ret = KVM_CALL(cpu->fd, KVM_GET_MSRS, &list, err);
 	if (ret < 0)
 		return ret;
