@@ -14,7 +14,7 @@ help:
 	@echo 'make             build'
 	@echo "make run         boot a Debian virtual machine; CMD='uname -a' runs that command in it"
 	@echo 'make test        every test; TESTS="unit guest fuzz system" selects'
-	@echo 'make test-kvm    KVM, on an emulated host that has it; not part of make test'
+	@echo 'make test-kvm    all that is tested of KVM, on an emulated host that has it; make test does most of it'
 	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
 	@echo 'make bench-kvm   compare with QEMU on KVM; BENCH="--rounds 5" and other options'
 	@echo 'make asan        the tests with sanitizers alone (address, undefined behaviour, threads)'
@@ -52,7 +52,7 @@ bench: build
 # On any machine: QEMU emulates one that has hardware virtualisation (tools/nested-host).
 test-kvm: build
 	@tools/install-packages run test
-	@tests/run --build $(BUILD) system kvm
+	@KVM_CASES=all tests/run --build $(BUILD) system kvm
 
 bench-kvm: build
 	@tools/install-packages run bench

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/snap.h"
 #include "vm/bus.h"
+#include "vm/cpu_model.h"
 #include "vm/irq.h"
 #include "vm/mem.h"
 #include "vm/vcpu_state.h"
@@ -75,6 +76,13 @@ struct accel_ops {
 	int (*vm_new)(const struct accel_config *cfg, struct accel_vm **ret_vm,
 		      struct irq_sink *ret_irq, struct err *err);
 	void (*vm_free)(struct accel_vm *vm);
+
+	/*
+	 * The most that a guest's CPU can be; of this host when @vm is NULL. cpu_show() makes it
+	 * @id, part of what is offered: before the first vCPU, and when state is loaded.
+	 */
+	int (*cpu_offer)(struct accel_vm *vm, struct cpu_id *ret_id, struct err *err);
+	int (*cpu_show)(struct accel_vm *vm, const struct cpu_id *id, struct err *err);
 
 	/* vCPU @index; vCPU 0 is the boot processor, the others wait for SIPI. */
 	int (*vcpu_new)(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret_vcpu,

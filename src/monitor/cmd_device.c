@@ -280,3 +280,24 @@ void command_net_link(struct control_call *call, void *opaque)
 	/* Up needs the network's side, too: a switch that has gone keeps it down. */
 	control_reply(call, json_pack("{s:s}", "link", info.link_up ? "up" : "down"));
 }
+
+void command_balloon(struct control_call *call, void *opaque)
+{
+	uint64_t size =
+	    control_get_number(control_args(call), "size", 0) & ~(uint64_t)(PAGE_SIZE - 1);
+	struct commander *cmd = opaque;
+	const struct machine *m = cmd->c.machine;
+	struct err err;
+	int ret = 0;
+
+	if (!m->balloon)
+		ret =
+		    err_set(&err, EOPNOTSUPP, "balloon: the machine was started without --balloon");
+	else if (virtio_balloon_set_target(m->balloon, size) < 0)
+		ret = err_set(&err, EINVAL, "balloon: the guest has %llu bytes of memory, not more",
+			      (unsigned long long)m->vm->mem.size);
+	if (ret < 0)
+		control_fail(call, ret, &err);
+	else
+		control_reply(call, json_pack("{s:I}", "target_bytes", (json_int_t)size));
+}

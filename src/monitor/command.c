@@ -181,6 +181,10 @@ static const struct control_arg net_limits_args[] = {
 	{ "rate", CONTROL_SIZE, true, 0, RATE_MAX, NULL, "bytes a second, each way; 0: no limit" },
 	{ NULL },
 };
+static const struct control_arg balloon_args[] = {
+	{ "size", CONTROL_SIZE, true, 4096, INT64_MAX, NULL, "memory that the guest shall have" },
+	{ NULL },
+};
 static const struct control_arg link_args[] = {
 	ID("the card's"),
 	{ "link", CONTROL_WORD, true, 0, 0, "up|down", "the cable is in, or out" },
@@ -212,6 +216,7 @@ const struct control_command command_table[] = {
 	  command_disk_limits },
 	{ "net-limits", "set a card's rate", net_limits_args, 0, command_net_limits },
 	{ "net-link", "plug a card's cable in or out", link_args, 0, command_net_link },
+	{ "balloon", "set how much memory the guest shall have", balloon_args, 0, command_balloon },
 	{ "console", "the connection becomes the guest's console", console_args, 1, run_console },
 	{ "events", "tell what happens from now on", events_args, 0, run_events },
 	{ "commands", "list the commands with their arguments", NULL, 0, run_commands },

@@ -28,6 +28,7 @@ void command_disk_resize(struct control_call *call, void *opaque);
 void command_disk_limits(struct control_call *call, void *opaque);
 void command_net_limits(struct control_call *call, void *opaque);
 void command_net_link(struct control_call *call, void *opaque);
+void command_balloon(struct control_call *call, void *opaque);
 void command_removals_done(struct commander *cmd);
 
 /** command_state() - "running", "paused" or "stopped" */

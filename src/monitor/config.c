@@ -61,6 +61,11 @@ static int set_cpus(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_cpu(struct config *cfg, const char *text, struct err *err)
+{
+	return cpu_model_parse(text, &cfg->cpu, err);
+}
+
 static int set_memory(struct config *cfg, const char *text, struct err *err)
 {
 	uint64_t n;
@@ -187,6 +192,7 @@ struct setting {
 
 static const struct setting settings[] = {
 	{ "accel", set_accel, 0 },
+	{ "cpu", set_cpu, 0 },
 	{ "cpus", set_cpus, 0 },
 	{ "memory", set_memory, 0 },
 	{ "kernel", set_kernel, 0 },
@@ -551,6 +557,9 @@ const char *config_usage(void)
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
 	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
+	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"
+	       "                      what the guest's CPUs are: host (default), portable, "
+	       "x86-64-v1 to -v4\n"
 	       "  --accel auto|bt|kvm what runs the CPUs (default: auto)\n"
 	       "  --accel-debug TEXT  options for people who debug the accelerator\n"
 	       "  --debug-exit        port 0xf4: writing V ends with status ((V << 1) | 1) & 0xff\n"

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "disk/disk.h"
 #include "monitor/config_net.h"
+#include "vm/cpu_model.h"
 
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX 8
@@ -36,6 +37,7 @@ struct config_vsock {
 struct config {
 	char *accel; /* "auto" or an accelerator's name */
 	unsigned cpus;
+	struct cpu_model cpu; /* all zero: host */
 	uint64_t memory_bytes;
 	char *kernel, *initrd, *cmdline; /* initrd may be NULL */
 	struct config_disk disks[CONFIG_DISKS_MAX];

@@ -433,6 +433,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 				.accel_debug = cfg->accel_debug,
 				.memory_bytes = cfg->memory_bytes,
 				.cpu_count = cfg->cpus,
+				.cpu = &cfg->cpu,
 				.no_reboot = cfg->no_reboot,
 				.loop = loop,
 				.ops = &vm_ops,

@@ -35,6 +35,56 @@ static json_t *accelerators(const char **ret_chosen)
 	return list;
 }
 
+/* ---- what guests' CPUs can be ---- */
+
+static json_t *features(const uint32_t word[CPU_WORDS])
+{
+	json_t *list = json_array();
+	char buf[32];
+
+	for (unsigned w = 0; w < CPU_WORDS; w++)
+		for (unsigned b = 0; b < 32; b++)
+			if (word[w] >> b & 1)
+				json_array_append_new(
+				    list, json_string(cpu_feature_name(w, b, buf, sizeof(buf))));
+	return list;
+}
+
+/* What the model at @index shows, or what it lacks. */
+static json_t *model(unsigned index, const struct cpu_id *offered, const char *where)
+{
+	struct cpu_model m = { .base = index };
+	uint32_t lacks[CPU_WORDS];
+	struct cpu_id id;
+
+	if (cpu_model_apply(&m, offered, where, &id, NULL) == 0)
+		return json_pack("{s:b, s:o}", "usable", 1, "features", features(id.word));
+	cpu_model_lacks(index, offered, lacks);
+	return json_pack("{s:b, s:o}", "usable", 0, "lacks", features(lacks));
+}
+
+/* By accelerator and model; an accelerator that is of no use here is left out. */
+static json_t *cpu_models(json_t *accels)
+{
+	json_t *all = json_object();
+
+	for (unsigned i = 0; accel_list[i]; i++) {
+		json_t *models = json_object();
+		struct cpu_id offered;
+		const char *name;
+
+		if (!json_is_true(json_object_get(json_array_get(accels, i), "usable")) ||
+		    accel_list[i]->cpu_offer(NULL, &offered, NULL) < 0) {
+			json_decref(models);
+			continue;
+		}
+		for (unsigned k = 0; (name = cpu_model_name(k)); k++)
+			json_object_set_new(models, name, model(k, &offered, accel_list[i]->name));
+		json_object_set_new(all, accel_list[i]->name, models);
+	}
+	return all;
+}
+
 /* ---- for people ---- */
 
 static const char *text_of(json_t *obj, const char *key)
@@ -51,6 +101,23 @@ static const char *yes_no(json_t *obj, const char *key)
 	return json_is_null(v) ? "unknown" : json_is_true(v) ? "yes" : "no";
 }
 
+static void print_models(FILE *out, json_t *models)
+{
+	const char *accel, *name;
+	json_t *list, *item;
+
+	json_object_foreach(models, accel, list)
+	{
+		fprintf(out, "--cpu on %-11s", accel);
+		json_object_foreach(list, name, item)
+		{
+			if (json_is_true(json_object_get(item, "usable")))
+				fprintf(out, " %s", name);
+		}
+		fputc('\n', out);
+	}
+}
+
 static void print_text(FILE *out, json_t *root)
 {
 	json_t *cpu_obj = json_object_get(root, "cpu"), *item;
@@ -64,6 +131,7 @@ static void print_text(FILE *out, json_t *root)
 			text_of(item, "verdict"), text_of(item, "reason"));
 	}
 	fprintf(out, "auto takes           %s\n", text_of(root, "chosen"));
+	print_models(out, json_object_get(root, "cpu_models"));
 	fprintf(out, "processor            %lld x %s\n",
 		(long long)json_integer_value(json_object_get(cpu_obj, "count")),
 		text_of(cpu_obj, "model"));
@@ -89,8 +157,9 @@ int probe_host(FILE *out, bool json, struct err *err)
 {
 	const char *chosen;
 	json_t *list = accelerators(&chosen);
-	json_t *root = json_pack("{s:s, s:o, s:o}", "version", EYOT_VERSION, "accelerators", list,
-				 "chosen", chosen ? json_string(chosen) : json_null());
+	json_t *root = json_pack("{s:s, s:o, s:o, s:o}", "version", EYOT_VERSION, "accelerators",
+				 list, "cpu_models", cpu_models(list), "chosen",
+				 chosen ? json_string(chosen) : json_null());
 
 	if (!root || probe_os(root) < 0) {
 		json_decref(root);

@@ -28,6 +28,7 @@
 #include "loop/loop.h"
 
 #define PARK_TIMEOUT_S 20
+#define VM_VERSION 2 /* of saved state as a whole; the first one did not tell the CPU */
 
 static bool gate_closed(const struct vm *vm)
 {
@@ -262,6 +263,23 @@ void vm_set_devices(struct vm *vm, const struct vm_device *table, unsigned count
 	vm->device_count = count;
 }
 
+static void where_offered(const struct vm *vm, char *buf, size_t size)
+{
+	snprintf(buf, size, "accelerator '%s' on this host", vm->accel->name);
+}
+
+static int choose_cpu(struct vm *vm, const struct cpu_model *model, struct err *err)
+{
+	struct cpu_id offered;
+	char where[80];
+	int ret = vm->accel->cpu_offer(vm->accel_vm, &offered, err);
+
+	where_offered(vm, where, sizeof(where));
+	if (ret == 0)
+		ret = cpu_model_apply(model, &offered, where, &vm->cpu, err);
+	return ret < 0 ? ret : vm->accel->cpu_show(vm->accel_vm, &vm->cpu, err);
+}
+
 int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 {
 	struct accel_config ac;
@@ -315,6 +333,9 @@ int vm_new(const struct vm_config *cfg, struct vm **ret_vm, struct err *err)
 		err_prefix(err, ret, "accelerator '%s'", vm->accel->name);
 		goto fail;
 	}
+	ret = choose_cpu(vm, cfg->cpu, err);
+	if (ret < 0)
+		goto fail;
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
 		ret = vm->accel->vcpu_new(vm->accel_vm, i, &vm->cpus[i].vcpu, err);
 		if (ret < 0) {
@@ -407,10 +428,11 @@ int vm_save(struct vm *vm, struct snap_writer *w, struct err *err)
 	state = calloc(1, sizeof(*state));
 	if (!state)
 		return err_set(err, ENOMEM, "save: out of memory");
-	snap_begin(w, "vm", 1);
+	snap_begin(w, "vm", VM_VERSION);
 	snap_put_u32(w, vm->cpu_count);
 	snap_put_u64(w, vm->mem.size);
 	snap_close(w);
+	cpu_id_save(&vm->cpu, w);
 	for (unsigned i = 0; i < vm->cpu_count && ret == 0; i++) {
 		ret = vm->accel->vcpu_get_state(vm->cpus[i].vcpu, state, err);
 		vcpu_state_save(state, w);
@@ -432,10 +454,13 @@ static int load_machine(struct vm *vm, struct snap_reader *r, struct err *err)
 {
 	uint32_t version, cpus;
 	uint64_t ram;
-	int ret = snap_open(r, "vm", 1, &version, err);
+	int ret = snap_open(r, "vm", VM_VERSION, &version, err);
 
 	if (ret < 0)
 		return ret;
+	if (version != VM_VERSION)
+		return err_set(err, EBADMSG,
+			       "saved state: of version %u, which does not tell its CPU", version);
 	cpus = snap_get_u32(r);
 	ram = snap_get_u64(r);
 	ret = snap_end(r, err);
@@ -450,6 +475,25 @@ static int load_machine(struct vm *vm, struct snap_reader *r, struct err *err)
 	return 0;
 }
 
+/* The guest goes on with the CPU that it knows, where that is offered. */
+static int load_cpu(struct vm *vm, struct snap_reader *r, struct err *err)
+{
+	struct cpu_id saved, offered;
+	char where[80];
+	int ret = cpu_id_load(&saved, r, err);
+
+	if (ret == 0)
+		ret = vm->accel->cpu_offer(vm->accel_vm, &offered, err);
+	where_offered(vm, where, sizeof(where));
+	if (ret == 0)
+		ret = cpu_id_check(&saved, &offered, where, err);
+	if (ret == 0)
+		ret = vm->accel->cpu_show(vm->accel_vm, &saved, err);
+	if (ret == 0)
+		vm->cpu = saved;
+	return ret;
+}
+
 int vm_load(struct vm *vm, struct snap_reader *r, struct err *err)
 {
 	struct vcpu_state *state;
@@ -458,6 +502,8 @@ int vm_load(struct vm *vm, struct snap_reader *r, struct err *err)
 	if (!vm->pause_depth)
 		return err_set(err, EINVAL, "load: the machine is not paused");
 	ret = load_machine(vm, r, err);
+	if (ret == 0)
+		ret = load_cpu(vm, r, err);
 	if (ret < 0)
 		return ret;
 	state = calloc(vm->cpu_count, sizeof(*state));

@@ -72,7 +72,8 @@ struct vm_config {
 	uint64_t memory_bytes;
 	uint64_t code_cache_bytes; /* 0: default */
 	unsigned cpu_count;
-	bool no_reboot; /* a reset stops the machine */
+	const struct cpu_model *cpu; /* NULL: all that the accelerator offers */
+	bool no_reboot;		     /* a reset stops the machine */
 	struct loop *loop;
 	const struct vm_ops *ops;
 	void *opaque; /* of ops */
@@ -96,6 +97,7 @@ struct vm {
 	const struct accel_ops *accel;
 	struct accel_vm *accel_vm;
 	unsigned cpu_count;
+	struct cpu_id cpu; /* what the guest is shown */
 	bool no_reboot;
 	const struct vm_ops *ops;
 	void *opaque;

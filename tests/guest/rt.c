@@ -11,6 +11,7 @@ u64 mem_top;
 unsigned cpu_count = 1;
 u64 random_seed;
 static bool tcg;
+bool on_kvm;
 static u64 mem_next = 16ul << 20;
 static unsigned passed, failed, skipped;
 
@@ -394,6 +395,8 @@ void rt_start(void)
 				cpu_count = c[5] - '0';
 			else if (!memcmp(c, "tcg", 3))
 				tcg = true;
+			else if (!memcmp(c, "kvm", 3))
+				on_kvm = true;
 			else if (!memcmp(c, "seed=", 5))
 				for (const char *d = c + 5; *d >= '0' && *d <= '9'; d++)
 					random_seed = random_seed * 10 + (*d - '0');

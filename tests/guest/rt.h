@@ -56,6 +56,9 @@ bool hostile(const char *name);
 void guest_exit(u32 status) __attribute__((noreturn));
 int main(void);
 
+/* `kvm` is in the command line: the CPU is a processor's own virtualisation. */
+extern bool on_kvm;
+
 /* ---- caught exceptions ---- */
 enum {
 	V_DE,

@@ -301,6 +301,7 @@ static inline struct bt_cpu *flat_long(void)
 	cpu->vm = &flat_vm;
 	cpu->lapic = lapic_set_init(flat_lapics, 0, &ops, cpu);
 	bt_cpuid_init(NULL);
+	bt_cpu_offer(&flat_vm.cpu);
 	bt_cpu_reset(cpu, false);
 
 	flat_desc(GDT_CODE, 0x00af9a000000ffff);

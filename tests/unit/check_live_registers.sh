@@ -17,7 +17,7 @@ live='syscall|sched_yield|pthread_mutex_(lock|unlock)|clock_gettime|__u?divti3|_
 for obj in $bt $lapic; do
 	case ${obj##*/} in
 	# set-up and end, the log, devices: all with the state parked
-	accel_bt.c.o) parked='calloc|free|mmap64|munmap|strlen|strstr|strchr|snprintf|log_msg|err_set
+	accel_bt.c.o) parked='calloc|free|mmap64|munmap|mprotect|madvise|strlen|strstr|strchr|snprintf|log_msg|err_set
 		|pthread_mutex_(init|destroy)|timer_delete|snap_.*' ;;
 	signals.c.o) parked='pthread_sigmask|sigaction|signal|sigemptyset|sigaddset|__libc_current_sigrtmin
 		|timer_(create|delete)' ;;

@@ -192,6 +192,9 @@ static void test_bad_options(void **state)
 	BAD("argument '-k': not an option; see --help", "-k");
 	BAD("option '--cpus': its value is missing", "--cpus");
 	BAD("option '--no-reboot': takes no value", "--no-reboot=1");
+	BAD("cpu 'best': unknown model 'best'; there are host, portable, x86-64-v1 to x86-64-v4",
+	    "--cpu", "best");
+	BAD("cpu 'host,+fast': unknown feature 'fast'", "--cpu", "host,+fast");
 	BAD("cpus '0': not a number from 1 to 64", "--cpus", "0");
 	BAD("cpus '65': not a number from 1 to 64", "--cpus", "65");
 	BAD("cpus '+1': not a number from 1 to 64", "--cpus", "+1");
@@ -237,6 +240,9 @@ static void test_json(void **state)
 	assert_string_equal(cfg.disks[1].path, "b,c");
 	assert_true(cfg.disks[1].o.snapshot);
 	assert_int_equal(JSON("{\"memory\":134217728}"), 0);
+	assert_int_equal(JSON("{\"cpu\":\"x86-64-v2,+pcid\"}"), 0);
+	assert_string_equal(cpu_model_name(cfg.cpu.base), "x86-64-v2");
+	assert_int_equal(cfg.cpu.count, 1);
 	assert_int_equal(JSON("{\"disks\":[{\"file\":\"a\",\"format\":\"qcow2\",\"discard\":false,"
 			      "\"iops\":100,\"bps\":\"1M\",\"burst\":3,\"cache\":\"none\"}]}"),
 			 0);

@@ -3,9 +3,9 @@
  * monitor: a whole machine is saved in the middle of its work, and another
  * one, on the same accelerator or another, goes on where it stopped.
  *
- * usage: test-machine KERNEL [FROM TO [WORDS]]
+ * usage: test-machine KERNEL [FROM TO [CPU]]
  * KERNEL is built from tests/system/cli/guest.c; FROM and TO are names of
- * accelerators (default: bt, both times); WORDS are more for Linux's command line.
+ * accelerators (default: bt, both times); CPU is a choice as for --cpu.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,7 +21,9 @@
 #include "loop/loop.h"
 #include "monitor/machine.h"
 
-static const char *kernel, *words = "";
+#define LINUX_WORDS "console=ttyS0 panic=-1"
+
+static const char *kernel, *cpu = "host";
 static const struct accel_ops *from, *to;
 
 /* A machine that prints 1, 2, 3 ..., and what is seen of it. */
@@ -96,6 +98,7 @@ static void make(struct side *s, const struct accel_ops *accel, const char *path
 	s->cfg.cmdline = strdup(cmdline);
 	s->cfg.kernel = strdup(path);
 	s->cfg.cpus = cpus;
+	assert_int_equal(cpu_model_parse(cpu, &s->cfg.cpu, &err), 0);
 	s->cfg.memory_bytes = memory;
 	s->cfg.disks[0].path = strdup(s->disk);
 	s->cfg.disk_count = 1;
@@ -266,13 +269,11 @@ static void test_linux(void **state)
 	struct side a, b;
 	struct snap_writer w;
 	struct snap_reader r;
-	char cmdline[400];
 	glob_t g = { 0 };
 	struct err err;
 
 	find_kernel(&g, "cloud", "/boot/vmlinuz-*-cloud-amd64");
-	snprintf(cmdline, sizeof(cmdline), "console=ttyS0 panic=-1 %s", words);
-	make(&a, from, g.gl_pathv[0], MIB(128), 2, cmdline);
+	make(&a, from, g.gl_pathv[0], MIB(128), 2, LINUX_WORDS);
 	if (machine_start(a.m, &err) < 0)
 		fail_msg("%s", err.text);
 	run_until(&a, 120);
@@ -281,7 +282,7 @@ static void test_linux(void **state)
 	assert_int_equal(vm_save(machine_vm(a.m), &w, &err), 0);
 	assert_null(strstr(console_text(&a), "Kernel panic"));
 
-	make(&b, to, g.gl_pathv[0], MIB(128), 2, cmdline);
+	make(&b, to, g.gl_pathv[0], MIB(128), 2, LINUX_WORDS);
 	globfree(&g);
 	assert_int_equal(vm_pause(machine_vm(b.m), &err), 0);
 	assert_int_equal(machine_start(b.m, &err), 0);
@@ -315,12 +316,12 @@ int main(int argc, char **argv)
 	};
 
 	if (argc != 2 && argc != 4 && argc != 5) {
-		fprintf(stderr, "usage: %s KERNEL [FROM TO [WORDS]]\n", argv[0]);
+		fprintf(stderr, "usage: %s KERNEL [FROM TO [CPU]]\n", argv[0]);
 		return 2;
 	}
 	kernel = argv[1];
 	if (argc == 5)
-		words = argv[4];
+		cpu = argv[4];
 	from = accel_named(argc > 2 ? argv[2] : "bt");
 	to = accel_named(argc > 2 ? argv[3] : "bt");
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,8 +6,8 @@
  * network of the same kind, through which pings go all the time, on the next
  * accelerator of a list.
  *
- * usage: test-machine_disk SOURCE BUILD [SLOWER WORDS ACCEL...]
- * SLOWER: how many times slower than a usual one this host is; WORDS: more
+ * usage: test-machine_disk SOURCE BUILD [SLOWER CPU ACCEL...]
+ * SLOWER: how many times slower than a usual one this host is; CPU: more
  * for the kernel's command line; ACCEL: the accelerators, in turn (default: bt).
  * Skipped when no guest disk with fio was made yet; tests/run makes it first.
  */
@@ -31,7 +31,7 @@
 #define ACCELS_MAX 4
 #define DISK_SIZE MIB(64)
 
-static const char *source, *build, *words = "";
+static const char *source, *build, *cpu = "host";
 static unsigned slower = 1;
 static const struct accel_ops *accels[ACCELS_MAX];
 static unsigned accel_count;
@@ -107,8 +107,9 @@ static void make(struct host *h, unsigned hops)
 	free(h->cfg.cmdline);
 	snprintf(cmdline, sizeof(cmdline),
 		 "console=ttyS0 root=/dev/vda ro init=/run/eyot/hops panic=-1 quiet "
-		 "seconds=%u %s",
-		 12 * slower, words);
+		 "seconds=%u",
+		 12 * slower);
+	assert_int_equal(cpu_model_parse(cpu, &h->cfg.cpu, &err), 0);
 	h->cfg.cmdline = strdup(cmdline);
 	h->cfg.kernel = strdup(kernel);
 	h->cfg.initrd = strdup(initrd);
@@ -259,7 +260,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_hops) };
 
 	if (argc < 3 || argc > 5 + ACCELS_MAX) {
-		fprintf(stderr, "usage: %s SOURCE BUILD [SLOWER WORDS ACCEL...]\n", argv[0]);
+		fprintf(stderr, "usage: %s SOURCE BUILD [SLOWER CPU ACCEL...]\n", argv[0]);
 		return 2;
 	}
 	source = argv[1];
@@ -267,7 +268,7 @@ int main(int argc, char **argv)
 	if (argc > 3)
 		slower = (unsigned)atoi(argv[3]);
 	if (argc > 4)
-		words = argv[4];
+		cpu = argv[4];
 	for (int i = 5; i < argc; i++)
 		accels[accel_count++] = accel_named(argv[i]);
 	if (accel_count == 0)

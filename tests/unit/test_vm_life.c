@@ -133,11 +133,33 @@ static int fake_reset(struct accel_vm *vm, struct err *err)
 	return 0;
 }
 
+static struct cpu_id fake_offered = { .vendor = "AuthenticAMD",
+				      .phys_bits = 40,
+				      .max_leaf = 0xd,
+				      .max_ext_leaf = 0x80000008,
+				      .word = { [CPU_1C] = 7 } };
+
+static int fake_offer(struct accel_vm *vm, struct cpu_id *ret_id, struct err *err)
+{
+	*ret_id = fake_offered;
+	return 0;
+}
+
+static struct cpu_id fake_shown;
+
+static int fake_show(struct accel_vm *vm, const struct cpu_id *id, struct err *err)
+{
+	fake_shown = *id;
+	return 0;
+}
+
 static const struct accel_ops fake = {
 	.name = "fake",
 	.probe = fake_probe,
 	.vm_new = fake_vm_new,
 	.vm_free = fake_vm_free,
+	.cpu_offer = fake_offer,
+	.cpu_show = fake_show,
 	.vcpu_new = fake_vcpu_new,
 	.vcpu_free = fake_vcpu_free,
 	.vcpu_run = fake_run,
@@ -446,6 +468,23 @@ static void save_change_load(struct fixture *f)
 		snap_reader_init(&r, w.data, len);
 		assert_int_equal(vm_load(f->vm, &r, &err), -EBADMSG);
 	}
+	/* A host with more shows what the guest knows, one with less is refused before anything
+	 * changes. */
+	fake_offered.word[CPU_1C] = 0xf;
+	memset(&fake_shown, 0, sizeof(fake_shown));
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(vm_load(f->vm, &r, &err), 0);
+	assert_int_equal(fake_shown.word[CPU_1C], 7);
+	fake_offered.word[CPU_1C] = 3;
+	f->device = 0;
+	memset(&cpus[1]->state, 0, sizeof(was));
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(vm_load(f->vm, &r, &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.text, "dtes64"));
+	assert_non_null(strstr(err.text, "'fake'"));
+	assert_int_equal(f->device, 0);
+	assert_int_equal(cpus[1]->state.cr3, 0);
+	fake_offered.word[CPU_1C] = 7;
 	snap_writer_done(&w);
 	vm_request(f->vm, VM_QUIT, 0, "done");
 }

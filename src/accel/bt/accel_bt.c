@@ -258,6 +258,7 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	pthread_mutex_init(&vm->exclusive, NULL);
 	r = bt_cpuid_init(err);
 	if (!r) {
+		bt_cpu_offer(&vm->cpu);
 		vm->tsc_khz = measure_tsc_khz();
 		r = bt_cache_new(vm,
 				 has_word(cfg->debug, "small-cache") ? CACHE_SMALL
@@ -281,16 +282,66 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	return 0;
 }
 
+/*
+ * Below struct bt_cpu: the stack of translated code, which holds a return address and the frames
+ * of host signals. Its lowest page is a guard. The struct itself has megabytes of tables that
+ * translated code reads at random, so it lies on huge pages.
+ */
+#define CPU_STACK (64u << 10)
+#define CPU_ALIGN (2ul << 20)
+#define CPU_BYTES ((sizeof(struct bt_cpu) + CPU_ALIGN - 1) & ~(CPU_ALIGN - 1))
+
+static struct bt_cpu *cpu_map(void)
+{
+	size_t size = CPU_ALIGN + CPU_BYTES;
+	uint8_t *room = mmap(NULL, size + CPU_ALIGN, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)(((uintptr_t)room + CPU_ALIGN - 1) & ~(CPU_ALIGN - 1));
+
+	if (room == MAP_FAILED)
+		return NULL;
+	if (start > room)
+		munmap(room, start - room);
+	munmap(start + size, room + CPU_ALIGN - start);
+
+	struct bt_cpu *cpu = (struct bt_cpu *)(start + CPU_ALIGN);
+
+	if (mprotect((uint8_t *)cpu - CPU_STACK, CPU_STACK + CPU_BYTES, PROT_READ | PROT_WRITE)) {
+		munmap(start, size);
+		return NULL;
+	}
+	madvise(cpu, CPU_BYTES, MADV_HUGEPAGE);
+	return cpu;
+}
+
+static void cpu_unmap(struct bt_cpu *cpu)
+{
+	munmap((uint8_t *)cpu - CPU_ALIGN, CPU_ALIGN + CPU_BYTES);
+}
+
+static int bt_offer(struct accel_vm *avm, struct cpu_id *ret_id, struct err *err)
+{
+	int ret = bt_cpuid_init(err);
+
+	if (ret == 0)
+		bt_cpu_offer(ret_id);
+	return ret;
+}
+
+static int bt_show(struct accel_vm *avm, const struct cpu_id *id, struct err *err)
+{
+	((struct bt_vm *)avm)->cpu = *id;
+	return 0;
+}
+
 static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu **ret_vcpu,
 		       struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
-	struct bt_cpu *cpu =
-	    mmap(NULL, sizeof(*cpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct bt_cpu *cpu = cpu_map();
 
-	if (cpu == MAP_FAILED)
+	if (!cpu)
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
-	cpu->self = cpu;
 	cpu->vm = vm;
 	cpu->index = index;
 	cpu->delivering = -1;
@@ -301,7 +352,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 	if (!cpu->commit_exit || !cpu->translator) {
 		free(cpu->commit_exit);
 		free(cpu->translator);
-		munmap(cpu, sizeof(*cpu));
+		cpu_unmap(cpu);
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
 	}
 	bt_jc_forget(cpu);
@@ -332,7 +383,7 @@ static void bt_vcpu_free(struct accel_vcpu *v)
 	cpu->vm->cpus[cpu->index] = NULL;
 	free(cpu->commit_exit);
 	free(cpu->translator);
-	munmap(cpu, sizeof(*cpu));
+	cpu_unmap(cpu);
 }
 
 static void bt_vcpu_run(struct accel_vcpu *v, struct vcpu_exit *exit)
@@ -356,6 +407,12 @@ static void bt_vcpu_kick(struct accel_vcpu *v)
 	bt_wake(cpu, PENDING_EVENT);
 }
 
+/* x87 and SSE even where the guest has no XSAVE: they are in use without it. */
+static uint64_t xcr0_carried(const struct bt_cpu *cpu)
+{
+	return cpu_id_xcr0(&cpu->vm->cpu) | 3;
+}
+
 static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err *err)
 {
 	struct bt_cpu *cpu = (struct bt_cpu *)v;
@@ -363,6 +420,8 @@ static int bt_get_state(struct accel_vcpu *v, struct vcpu_state *st, struct err 
 	/* So that INIT and start-up messages never have to be carried over. */
 	bt_take_messages(cpu);
 	*st = cpu->st;
+	/* What the host has in use beyond the guest's CPU is not the guest's. */
+	put_le64(st->xsave + 512, get_le64(st->xsave + 512) & xcr0_carried(cpu));
 	st->interrupt_pending = cpu->taken >= 0;
 	st->interrupt_vector = cpu->taken >= 0 ? cpu->taken : 0;
 	st->cr8 = lapic_get_cr8(cpu->lapic);
@@ -403,12 +462,12 @@ static int bt_set_state(struct accel_vcpu *v, const struct vcpu_state *st, struc
 	if (st->cr8 > 15)
 		return err_set(err, EINVAL, "vCPU %u: cr8 %#llx is out of range", cpu->index,
 			       (unsigned long long)st->cr8);
-	if ((get_le64(st->xsave + 512) | st->xcr0) & ~(uint64_t)sys_xcr0_max())
+	if ((get_le64(st->xsave + 512) | st->xcr0) & ~xcr0_carried(cpu))
 		return err_set(err, EOPNOTSUPP,
 			       "vCPU %u: extended state %#llx (as in XCR0) is more than bt carries",
 			       cpu->index,
 			       (unsigned long long)((get_le64(st->xsave + 512) | st->xcr0) &
-						    ~(uint64_t)sys_xcr0_max()));
+						    ~xcr0_carried(cpu)));
 	if (st->interrupt_pending && st->interrupt_vector < 16)
 		return err_set(err, EINVAL, "vCPU %u: pending interrupt %u is out of range",
 			       cpu->index, st->interrupt_vector);
@@ -517,6 +576,8 @@ const struct accel_ops accel_bt = {
 	.probe = bt_probe,
 	.vm_new = bt_vm_new,
 	.vm_free = bt_vm_free,
+	.cpu_offer = bt_offer,
+	.cpu_show = bt_show,
 	.vcpu_new = bt_vcpu_new,
 	.vcpu_free = bt_vcpu_free,
 	.vcpu_run = bt_vcpu_run,

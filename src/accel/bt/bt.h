@@ -6,8 +6,8 @@
  *
  * Guest code runs as translated blocks on the vCPU's own host thread. While a
  * block runs, guest general registers live in host registers (see the map in
- * emit.h), arithmetic flags in EFLAGS, x87/SSE/AVX state in the host's, and gs
- * points to struct bt_cpu. Register-only instructions are copied, memory
+ * emit.h), arithmetic flags in EFLAGS, x87/SSE/AVX state in the host's, and rsp
+ * and gs point to struct bt_cpu. Register-only instructions are copied, memory
  * operands go through a software TLB whose hit path is inline. Everything
  * else leaves the block for C: bt_run() in run.c calls the handler and finds
  * the next block.
@@ -236,18 +236,18 @@ struct bt_vm;
 #define BT_GROUP_SLOTS 6
 
 struct bt_cpu {
-	struct vcpu_state st;
-
-	/* reached by translated code through gs */
-	struct bt_cpu *self;
+	/* What translated code needs most, in its 128 bytes; see emit.h. */
+	uint64_t home[3];   /* r10, r11, r15 while translated code runs; else in st.regs */
 	uint64_t vbase;	    /* rip of the start of the page being executed */
 	uint64_t flag_slot; /* arithmetic flags set aside: lahf in bits 8-15, OF in bit 0 */
-	uint64_t spill[4];
-	uint64_t group[BT_GROUP_SLOTS]; /* host addresses of access groups, within one block */
-	uint64_t arg[4];		/* operands of slow paths */
 	atomic_uint
 	    pending; /* PENDING_*: leave translated code at the next poll; any thread sets */
-	uint32_t irq_waiting; /* an interrupt waits for IF */
+	uint32_t irq_waiting;		/* an interrupt waits for IF */
+	uint64_t group[BT_GROUP_SLOTS]; /* host addresses of access groups, within one block */
+	uint64_t spill[4];
+
+	struct vcpu_state st;
+	uint64_t arg[4]; /* operands of slow paths */
 	uint32_t key;
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset */
 	uint64_t host_rsp;
@@ -353,6 +353,7 @@ struct bt_vm {
 	struct guest_mem *mem;
 	struct bus *pio, *mmio;
 	unsigned count;
+	struct cpu_id cpu; /* what the guest is shown */
 	struct bt_cpu *cpus[64];
 	struct lapic_set *lapics;
 	struct ioapic *ioapic;
@@ -498,6 +499,9 @@ void bt_take_messages(struct bt_cpu *cpu); /* act on INIT, start-up and NMI mess
 void bt_update_key(struct bt_cpu *cpu);
 void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 int bt_cpuid_init(struct err *err); /* once: what the host has */
+
+/** bt_cpu_offer() - the most that a guest can be shown; after bt_cpuid_init() */
+void bt_cpu_offer(struct cpu_id *ret_id);
 
 static inline unsigned bt_tlb_class(const struct bt_cpu *cpu, enum bt_kind kind)
 {

@@ -2,6 +2,12 @@
 /* Host instruction encoding (Intel SDM volume 2, chapter 2). */
 #include "accel/bt/emit.h"
 
+/* Whether a displacement of one byte from rsp reaches it; else it goes by gs. */
+static bool by_rsp(const struct out *o, const struct enc *e)
+{
+	return e->kind == RM_CPU && e->disp + o->depth == (int8_t)(e->disp + o->depth);
+}
+
 static void emit_modrm(struct out *o, const struct enc *e)
 {
 	unsigned reg = (e->reg & 7) << 3;
@@ -10,12 +16,18 @@ static void emit_modrm(struct out *o, const struct enc *e)
 	case RM_REG:
 		out8(o, 0xc0 | reg | (e->rm & 7));
 		return;
-	case RM_GS: /* SIB without base and index: absolute disp32 */
-		out8(o, reg | 4);
+	case RM_CPU:
+		if (by_rsp(o, e)) {
+			out8(o, 0x40 | reg | 4);
+			out8(o, 0x24);
+			out8(o, e->disp + o->depth);
+			return;
+		}
+		out8(o, reg | 4); /* SIB without base and index: absolute disp32 */
 		out8(o, 0x25);
 		out32(o, e->disp);
 		return;
-	case RM_GS_INDEX8:
+	case RM_CPU_INDEX8:
 		out8(o, reg | 4);
 		out8(o, 0xc0 | (e->index & 7) << 3 | 5);
 		out32(o, e->disp);
@@ -42,7 +54,7 @@ static void emit_modrm(struct out *o, const struct enc *e)
 
 void enc_emit(struct out *o, const struct enc *e)
 {
-	bool x = (e->kind == RM_SIB || e->kind == RM_GS_INDEX8) && (e->index & 8);
+	bool x = (e->kind == RM_SIB || e->kind == RM_CPU_INDEX8) && (e->index & 8);
 	bool b = e->kind == RM_REG || e->plus_reg	   ? e->rm & 8
 		 : e->kind == RM_BASE || e->kind == RM_SIB ? e->base & 8
 							   : 0;
@@ -50,7 +62,7 @@ void enc_emit(struct out *o, const struct enc *e)
 
 	if (e->lock)
 		out8(o, 0xf0);
-	if (e->kind == RM_GS || e->kind == RM_GS_INDEX8)
+	if (e->kind == RM_CPU_INDEX8 || (e->kind == RM_CPU && !by_rsp(o, e)))
 		out8(o, 0x65);
 	if (e->vex) {
 		if (!x && !b && !e->w && e->map == 1) {
@@ -103,18 +115,18 @@ void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, in
 				    .disp = disp });
 }
 
-void e_rgs(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off)
+void e_rcpu(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off)
 {
 	enc_emit(
-	    o, &(struct enc) { .w = w, .opcode = opcode, .reg = reg, .kind = RM_GS, .disp = off });
+	    o, &(struct enc) { .w = w, .opcode = opcode, .reg = reg, .kind = RM_CPU, .disp = off });
 }
 
-void e_rgs8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off)
+void e_rcpu8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off)
 {
 	enc_emit(o, &(struct enc) { .w = w,
 				    .opcode = opcode,
 				    .reg = reg,
-				    .kind = RM_GS_INDEX8,
+				    .kind = RM_CPU_INDEX8,
 				    .index = index,
 				    .disp = off });
 }
@@ -155,10 +167,10 @@ void e_mov_ri64(struct out *o, unsigned reg, uint64_t imm)
 					    .imm_size = 8 });
 }
 
-void e_mov_gs_imm32(struct out *o, int32_t off, uint32_t imm)
+void e_store_imm32(struct out *o, int32_t off, uint32_t imm)
 {
 	enc_emit(o, &(struct enc) {
-			.opcode = 0xc7, .kind = RM_GS, .disp = off, .imm = imm, .imm_size = 4 });
+			.opcode = 0xc7, .kind = RM_CPU, .disp = off, .imm = imm, .imm_size = 4 });
 }
 
 void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp)
@@ -217,11 +229,11 @@ void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n)
 				    .imm_size = 1 });
 }
 
-void e_jmp_gs8(struct out *o, unsigned index, int32_t off)
+void e_jmp_cpu8(struct out *o, unsigned index, int32_t off)
 {
-	enc_emit(o,
-		 &(struct enc) {
-		     .opcode = 0xff, .reg = 4, .kind = RM_GS_INDEX8, .index = index, .disp = off });
+	enc_emit(
+	    o, &(struct enc) {
+		   .opcode = 0xff, .reg = 4, .kind = RM_CPU_INDEX8, .index = index, .disp = off });
 }
 
 void e_jmp(struct out *o, const void *target)

@@ -4,9 +4,13 @@
  *
  * Register map: guest rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13 r14 live in the
  * host registers of the same name, guest rsp in host r15. Guest r10, r11 and
- * r15 have their home in memory (st.regs): by measurement and by the compilers'
- * allocation order the least used. Host r10 and r11 are scratch (T0, T1), host
- * rsp is the host's stack, so helpers are called like any function.
+ * r15 have their home in memory (home[]): by measurement and by the compilers'
+ * allocation order the least used. Host r10 and r11 are scratch (T0, T1). Host rsp
+ * and gs point to struct bt_cpu. What stands in its first 128 bytes is reached by rsp: that is
+ * shorter, and processors forward what was stored by way of the stack pointer at no cost. The
+ * rest is reached by gs: by rsp with a long displacement or an index it took twice as long (AMD,
+ * family 26). Below the struct is room for return addresses of the stubs, and for the frames of
+ * host signals.
  */
 #ifndef EYOT_ACCEL_BT_EMIT_H
 #define EYOT_ACCEL_BT_EMIT_H
@@ -25,13 +29,16 @@ static const int8_t reg_map[16] = { 0,	   1,  2,  3,  HOST_GUEST_RSP, 5, 6, 7, 8
 
 #define CPU_OFF(member) ((int32_t)offsetof(struct bt_cpu, member))
 #define REG_OFF(greg) (CPU_OFF(st.regs) + 8 * (int32_t)(greg))
+/* of a register that is HOMED: r10, r11, r15 */
+#define HOME_OFF(greg)                                                                             \
+	(CPU_OFF(home) + 8 * ((int32_t)(greg) == REG_R15 ? 2 : (int32_t)(greg)-REG_R10))
 
 enum enc_rm {
 	RM_REG,
 	RM_BASE /* [base + disp] */,
 	RM_SIB /* [base + index * scale + disp] */,
-	RM_GS /* gs:[disp] */,
-	RM_GS_INDEX8 /* gs:[index * 8 + disp] */,
+	RM_CPU /* the vCPU's, at disp */,
+	RM_CPU_INDEX8 /* the vCPU's, at index * 8 + disp */,
 	RM_NONE
 };
 
@@ -52,6 +59,7 @@ struct enc {
 
 struct out {
 	uint8_t *p;
+	int32_t depth; /* rsp is this far below struct bt_cpu */
 };
 
 static inline void out8(struct out *o, uint8_t v)
@@ -77,18 +85,18 @@ void enc_emit(struct out *o, const struct enc *e);
 /* Frequent forms. @w: 64-bit operands. Opcodes of map 0. */
 void e_rr(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned rm);
 void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, int32_t disp);
-void e_rgs(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off);
-void e_rgs8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off);
+void e_rcpu(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off);
+void e_rcpu8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off);
 void e_ri(struct out *o, bool w, unsigned ext, unsigned rm,
 	  int32_t imm); /* group 1: add or adc sbb and sub xor cmp */
 void e_mov_ri64(struct out *o, unsigned reg, uint64_t imm);
-void e_mov_gs_imm32(struct out *o, int32_t off, uint32_t imm); /* mov dword gs:[off], imm */
+void e_store_imm32(struct out *o, int32_t off, uint32_t imm); /* mov dword [cpu + off], imm */
 void e_lea(struct out *o, bool w, unsigned dst, unsigned base, int32_t disp);
 void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigned scale,
 	       int32_t disp);
 void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n); /* 4 shl, 5 shr */
 void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n);	     /* BMI2; keeps flags */
-void e_jmp_gs8(struct out *o, unsigned index, int32_t off); /* jmp gs:[index * 8 + off] */
+void e_jmp_cpu8(struct out *o, unsigned index, int32_t off); /* jmp [cpu + index * 8 + off] */
 void e_jmp(struct out *o, const void *target);
 void e_call(struct out *o, const void *target);
 void e_jcc(struct out *o, unsigned cc, const void *target); /* rel32 */
@@ -109,14 +117,14 @@ static inline void e_mov_rr(struct out *o, unsigned dst, unsigned src)
 	e_rr(o, true, 0x8b, dst, src);
 }
 
-static inline void e_load_gs(struct out *o, unsigned reg, int32_t off)
+static inline void e_load(struct out *o, unsigned reg, int32_t off)
 {
-	e_rgs(o, true, 0x8b, reg, off);
+	e_rcpu(o, true, 0x8b, reg, off);
 }
 
-static inline void e_store_gs(struct out *o, unsigned reg, int32_t off)
+static inline void e_store(struct out *o, unsigned reg, int32_t off)
 {
-	e_rgs(o, true, 0x89, reg, off);
+	e_rcpu(o, true, 0x89, reg, off);
 }
 
 #endif

@@ -12,7 +12,6 @@
 #undef _GNU_SOURCE
 #define _DEFAULT_SOURCE
 #include <signal.h>
-#include <sys/prctl.h>
 #include <asm/prctl.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -86,6 +85,9 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 	for (unsigned i = 0; i < 16; i++)
 		if (from[i] >= 0)
 			cpu->st.regs[i] = g[from[i]];
+	cpu->st.regs[REG_R10] = cpu->home[0];
+	cpu->st.regs[REG_R11] = cpu->home[1];
+	cpu->st.regs[REG_R15] = cpu->home[2];
 	cpu->signal_vector = g[G_TRAPNO];
 	if (!site) {
 		cpu->signal_vector = VEC_PF;

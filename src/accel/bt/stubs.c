@@ -3,24 +3,38 @@
  * The fixed pieces of host code at the start of the code cache: ways between
  * C and translated code.
  *
- * Inside translated code: pinned guest registers in host registers (emit.h),
- * rsp as enter left it (16-byte aligned), gs the struct bt_cpu.
+ * Inside translated code: guest registers where emit.h says, rsp the struct
+ * bt_cpu. C runs on the thread's own stack; under the top of that, while
+ * translated code runs, stands the struct bt_cpu's address.
  */
 #include "accel/bt/cache.h"
 #include "accel/bt/emit.h"
 
-static void save_pinned(struct out *o)
+/* All guest registers to st.regs; rax is free then. */
+static void save_regs(struct out *o)
 {
 	for (unsigned i = 0; i < 16; i++)
 		if (reg_map[i] != HOMED)
-			e_store_gs(o, reg_map[i], REG_OFF(i));
+			e_store(o, reg_map[i], REG_OFF(i));
+	for (unsigned i = 0; i < 16; i++) {
+		if (reg_map[i] != HOMED)
+			continue;
+		e_load(o, REG_RAX, HOME_OFF(i));
+		e_store(o, REG_RAX, REG_OFF(i));
+	}
 }
 
-static void load_pinned(struct out *o)
+static void load_regs(struct out *o)
 {
+	for (unsigned i = 0; i < 16; i++) {
+		if (reg_map[i] != HOMED)
+			continue;
+		e_load(o, REG_RAX, REG_OFF(i));
+		e_store(o, REG_RAX, HOME_OFF(i));
+	}
 	for (unsigned i = 0; i < 16; i++)
 		if (reg_map[i] != HOMED)
-			e_load_gs(o, reg_map[i], REG_OFF(i));
+			e_load(o, reg_map[i], REG_OFF(i));
 }
 
 /* rax, rcx, rdx, rsi, rdi, r8, r9: what a C function may have changed */
@@ -31,7 +45,7 @@ static void load_volatile(struct out *o)
 	};
 
 	for (unsigned i = 0; i < sizeof(regs); i++)
-		e_load_gs(o, regs[i], REG_OFF(regs[i]));
+		e_load(o, regs[i], REG_OFF(regs[i]));
 }
 
 static void push(struct out *o, unsigned reg)
@@ -63,23 +77,25 @@ static void flags_from_ax(struct out *o)
 	out8(o, 0x9e);		      /* sahf */
 }
 
-/* On entry rdi = cpu (also in gs), rsi = second argument. */
+/* On entry rdi = cpu, rsi = second argument. */
 static void enter_prologue(struct out *o)
 {
 	for (unsigned i = 0; i < sizeof(callee_saved); i++)
 		push(o, callee_saved[i]);
-	e_ri(o, true, 5, 4, 8); /* sub rsp, 8: aligned to 16 */
-	enc_emit(
-	    o, &(struct enc) {
-		   .w = true, .opcode = 0x89, .reg = 4, .kind = RM_GS, .disp = CPU_OFF(host_rsp) });
+	push(o, REG_RDI); /* and rsp is aligned to 16 */
+	e_rm(o, true, 0x89, REG_RSP, REG_RDI, CPU_OFF(host_rsp));
+	e_mov_rr(o, REG_RSP, REG_RDI);
 }
 
-/* Flags from the slot, as bt_enter() in run.c put them there. */
-static void load_state(struct out *o)
+/* Leave translated code: return rax to who called enter. */
+static void leave(struct out *o)
 {
-	e_rgs(o, false, 0x8b, 0, CPU_OFF(flag_slot));
-	flags_from_ax(o);
-	load_pinned(o);
+	e_load(o, REG_RSP, CPU_OFF(host_rsp));
+	o->depth = 0;
+	e_ri(o, true, 0, REG_RSP, 8);
+	for (int i = sizeof(callee_saved) - 1; i >= 0; i--)
+		pop(o, callee_saved[i]);
+	out8(o, 0xc3);
 }
 
 static void c_call(struct out *o, const void *fn)
@@ -88,21 +104,38 @@ static void c_call(struct out *o, const void *fn)
 	out8(o, 0xff), out8(o, 0xd0); /* call rax */
 }
 
+/* From a stub that was called: @fn(cpu, rsi, rdx). Afterwards rsp is the stub's again. */
+static void call_from_stub(struct out *o, const void *fn)
+{
+	e_lea(o, true, REG_RDI, REG_RSP, o->depth);
+	e_load(o, REG_RSP, CPU_OFF(host_rsp));
+	c_call(o, fn);
+	e_rm(o, true, 0x8b, REG_RSP, REG_RSP, 0);
+	e_lea(o, true, REG_RSP, REG_RSP, -o->depth);
+}
+
+/* Flags from the slot, as bt_enter() in run.c put them there. */
+static void load_state(struct out *o)
+{
+	e_rcpu(o, false, 0x8b, 0, CPU_OFF(flag_slot));
+	flags_from_ax(o);
+	load_regs(o);
+}
+
 /* A C function called from the middle of a block: (cpu, T0, T1) -> T0. Flags are not kept. */
 static const uint8_t *make_call(struct out *o, const void *fn)
 {
 	const uint8_t *start = o->p;
 
-	save_pinned(o);
-	e_mov_rr(o, 6, T0);
-	e_mov_rr(o, 2, T1);
-	e_load_gs(o, 7, CPU_OFF(self));
-	e_ri(o, true, 5, 4, 8);
-	c_call(o, fn);
-	e_ri(o, true, 0, 4, 8);
-	e_mov_rr(o, T0, 0);
+	o->depth = 8;
+	save_regs(o);
+	e_mov_rr(o, REG_RSI, T0);
+	e_mov_rr(o, REG_RDX, T1);
+	call_from_stub(o, fn);
+	e_mov_rr(o, T0, REG_RAX);
 	load_volatile(o);
 	out8(o, 0xc3);
+	o->depth = 0;
 	return start;
 }
 
@@ -114,44 +147,36 @@ static const uint8_t *make_commit(struct out *o)
 {
 	const uint8_t *start = o->p;
 
-	save_pinned(o);
+	o->depth = 8;
+	save_regs(o);
 	flags_to_ax(o);
-	e_store_gs(o, 0, CPU_OFF(spill[3]));
-	e_store_gs(o, T0, CPU_OFF(spill[2]));
-	e_load_gs(o, 7, CPU_OFF(self));
-	e_mov_rr(o, 6, T1);
-	e_ri(o, true, 5, 4, 8);
-	c_call(o, bt_slow_commit);
-	e_ri(o, true, 0, 4, 8);
-	e_rr(o, true, 0x85, 0, 0); /* test rax, rax */
+	e_store(o, REG_RAX, CPU_OFF(spill[3]));
+	e_store(o, T0, CPU_OFF(spill[2]));
+	e_mov_rr(o, REG_RSI, T1);
+	call_from_stub(o, bt_slow_commit);
+	e_rr(o, true, 0x85, REG_RAX, REG_RAX); /* test */
 
 	uint8_t *jz = o->p;
 
 	out8(o, 0x74), out8(o, 0);
-	/* leave: rax is the struct bt_exit; C put the flags into the slot */
-	e_rgs(o, true, 0x8b, 4, CPU_OFF(host_rsp));
-	e_ri(o, true, 0, 4, 8);
-	for (int i = sizeof(callee_saved) - 1; i >= 0; i--)
-		pop(o, callee_saved[i]);
-	out8(o, 0xc3);
+	/* rax is the struct bt_exit; C put the flags into the slot */
+	leave(o);
 	jz[1] = o->p - (jz + 2);
-	e_load_gs(o, T0, CPU_OFF(spill[2]));
-	e_rgs(o, false, 0x8b, 0, CPU_OFF(spill[3]));
+	o->depth = 8;
+	e_load(o, T0, CPU_OFF(spill[2]));
+	e_rcpu(o, false, 0x8b, 0, CPU_OFF(spill[3]));
 	flags_from_ax(o);
 	load_volatile(o);
 	out8(o, 0xc3);
+	o->depth = 0;
 	return start;
 }
 
 static void exit_tail(struct out *o)
 {
-	e_mov_rr(o, 0, T1);
-	e_store_gs(o, T0, CPU_OFF(arg[0]));
-	e_rgs(o, true, 0x8b, 4, CPU_OFF(host_rsp));
-	e_ri(o, true, 0, 4, 8);
-	for (int i = sizeof(callee_saved) - 1; i >= 0; i--)
-		pop(o, callee_saved[i]);
-	out8(o, 0xc3);
+	e_mov_rr(o, REG_RAX, T1);
+	e_store(o, T0, CPU_OFF(arg[0]));
+	leave(o);
 }
 
 void bt_stubs_make(struct bt_vm *vm)
@@ -162,13 +187,13 @@ void bt_stubs_make(struct bt_vm *vm)
 
 	/* exit with flags in the hardware */
 	s->exit_hw = o.p;
-	save_pinned(&o);
+	save_regs(&o);
 	flags_to_ax(&o);
-	e_store_gs(&o, 0, CPU_OFF(flag_slot));
+	e_store(&o, 0, CPU_OFF(flag_slot));
 	exit_tail(&o);
 
 	s->exit_slot = o.p;
-	save_pinned(&o);
+	save_regs(&o);
 	exit_tail(&o);
 
 	c->miss_exit = (struct bt_exit) { .kind = EXIT_INDIRECT, .flags = FLAGS_SLOT };
@@ -185,9 +210,9 @@ void bt_stubs_make(struct bt_vm *vm)
 		 */
 		s->jc_miss[k] = o.p;
 		e_ri(&o, false, 6, T1, 2);
-		e_rgs8(&o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
+		e_rcpu8(&o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
 		e_jcc(&o, 5, s->jc_exit);
-		e_jmp_gs8(&o, T1, jc + offsetof(struct bt_jc, at[0].code));
+		e_jmp_cpu8(&o, T1, jc + offsetof(struct bt_jc, at[0].code));
 	}
 
 	/* enter_at(cpu, code): direct entry, flags from the slot */
@@ -200,11 +225,14 @@ void bt_stubs_make(struct bt_vm *vm)
 	/* enter_jc(cpu, what the jump cache has for st.rip, its index): flags stay in the slot */
 	s->enter_jc = (void *)o.p;
 	enter_prologue(&o);
-	e_load_gs(&o, T0, CPU_OFF(st.rip));
-	e_mov_rr(&o, T1, 2);
-	e_rm(&o, true, 0x89, 6, 4, 0); /* mov [rsp], rsi */
-	load_pinned(&o);
-	out8(&o, 0xff), out8(&o, 0x24), out8(&o, 0x24); /* jmp [rsp] */
+	e_load(&o, T0, CPU_OFF(st.rip));
+	e_mov_rr(&o, T1, REG_RDX);
+	e_store(&o, REG_RSI, CPU_OFF(spill[2]));
+	load_regs(&o);
+	enc_emit(&o, &(struct enc) { .opcode = 0xff,
+				     .reg = 4,
+				     .kind = RM_CPU,
+				     .disp = CPU_OFF(spill[2]) }); /* jmp */
 
 	s->slow = make_call(&o, bt_slow_access);
 	s->seg = make_call(&o, bt_slow_seg);
@@ -215,16 +243,18 @@ void bt_stubs_make(struct bt_vm *vm)
 		int32_t tlb = offsetof(struct bt_cpu, tlb) + k * sizeof(struct bt_tlb);
 
 		s->stack_page[k] = o.p;
-		e_store_gs(&o, T1, CPU_OFF(spill[2]));
-		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].write));
-		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_tag));
-		e_load_gs(&o, T1, CPU_OFF(spill[2]));
-		e_rgs8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].host));
-		e_store_gs(&o, T1, tlb + offsetof(struct bt_tlb, stack_host));
+		o.depth = 8;
+		e_store(&o, T1, CPU_OFF(spill[2]));
+		e_rcpu8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].write));
+		e_store(&o, T1, tlb + offsetof(struct bt_tlb, stack_tag));
+		e_load(&o, T1, CPU_OFF(spill[2]));
+		e_rcpu8(&o, true, 0x8b, T1, T1, tlb + offsetof(struct bt_tlb, at[0].host));
+		e_store(&o, T1, tlb + offsetof(struct bt_tlb, stack_host));
 		for (unsigned i = 0; i < TLB_STACK_SIZES; i++)
-			e_mov_gs_imm32(&o, tlb + offsetof(struct bt_tlb, stack_limit) + 8 * i,
-				       PAGE_SIZE - (64u << 2 * i) + 1);
+			e_store_imm32(&o, tlb + offsetof(struct bt_tlb, stack_limit) + 8 * i,
+				      PAGE_SIZE - (64u << 2 * i) + 1);
 		out8(&o, 0xc3);
+		o.depth = 0;
 	}
 
 	s->landing = o.p;

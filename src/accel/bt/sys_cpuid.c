@@ -9,6 +9,10 @@
  * VMX, SVM, virtual-8086 extensions, performance counters, and the speculation
  * controls (IBRS, STIBP, IBPB, SSBD), which would not reach translated code.
  *
+ * What a VM shows of that is in vm->cpu (vm/cpu_model.h). As on a processor under KVM, an
+ * instruction whose feature is there but not shown still works; what the guest must enable first,
+ * it cannot.
+ *
  * The table of host leaves is filled once by bt_cpuid_init() and constant
  * afterwards; CPUID itself is slow where the host is virtual.
  */
@@ -19,14 +23,12 @@
 
 enum { A, B, C, D };
 
-enum word { W_1C, W_1D, W_7B, W_7C, W_7D, W_71A, W_D1A, W_81C, W_81D, W_88B, W_821A, W_COUNT };
-
 #define CACHE_LEAVES 6
 
 static struct {
 	bool ready, amd;
-	uint32_t word[W_COUNT]; /* as the guest sees them, but for bits that depend on its state */
-	uint64_t features;	/* enum insn_feature */
+	uint32_t word[CPU_WORDS]; /* what a guest may see at most */
+	uint64_t features;	  /* enum insn_feature */
 	uint32_t mxcsr_mask, signature;
 	uint32_t leaf0[4], leaf2[4], brand[12], l1[4], l2[4];
 	uint32_t cache[CACHE_LEAVES][4]; /* leaf 4, or 0x8000001d */
@@ -44,54 +46,58 @@ static void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
 /* Per word: what is passed from the host, and what is there on any host because it is emulated. */
 static const struct {
 	uint32_t pass, always;
-} masks[W_COUNT] = {
-	[W_1C] = { .pass = BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) |
-			   BIT(22) | BIT(23) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
-		   .always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ |
-			     BIT(24) /* TSC deadline */ | BIT(31) /* hypervisor */ },
-	[W_1D] = { .pass =
-		       BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
-		   .always = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) |
-			     BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(16) | BIT(17) },
-	[W_7B] = { .pass = BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) |
-			   BIT(24) | BIT(29),
-		   .always = BIT(0) /* FSGSBASE */ | BIT(7) /* SMEP */ | BIT(10) /* INVPCID */ |
-			     BIT(20) /* SMAP */ },
-	[W_7C] = { .pass = BIT(8) | BIT(9) | BIT(10),
-		   .always = BIT(2) /* UMIP */ | BIT(22) /* RDPID */ },
-	[W_7D] = { .pass = BIT(4) /* FSRM */ },
-	[W_71A] = { .pass = BIT(4) /* AVX-VNNI */ },
-	[W_D1A] = { .pass = BIT(0) | BIT(1), .always = BIT(2) },
+} masks[CPU_WORDS] = {
+	[CPU_1C] = { .pass = BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) |
+			     BIT(22) | BIT(23) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
+		     .always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ |
+			       BIT(24) /* TSC deadline */ | BIT(31) /* hypervisor */ },
+	[CPU_1D] = { .pass = BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) |
+			     BIT(26),
+		     .always = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) |
+			       BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(16) | BIT(17) },
+	[CPU_7B] = { .pass = BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) |
+			     BIT(24) | BIT(29),
+		     .always = BIT(0) /* FSGSBASE */ | BIT(7) /* SMEP */ | BIT(10) /* INVPCID */ |
+			       BIT(20) /* SMAP */ },
+	[CPU_7C] = { .pass = BIT(8) | BIT(9) | BIT(10),
+		     .always = BIT(2) /* UMIP */ | BIT(22) /* RDPID */ },
+	[CPU_7D] = { .pass = BIT(4) /* FSRM */ },
+	[CPU_71A] = { .pass = BIT(4) /* AVX-VNNI */ },
+	[CPU_D1A] = { .pass = BIT(0) | BIT(1), .always = BIT(2) },
 	/* PREFETCHW does nothing here, and Linux takes every AMD CPU with long mode to have it. */
-	[W_81C] = { .pass = BIT(0) | BIT(5) | BIT(6) | BIT(7) | BIT(22),
-		    .always = BIT(8) /* PREFETCHW */ },
-	[W_81D] = { .pass = BIT(22), .always = BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29) },
-	[W_88B] = { .pass = BIT(0) /* CLZERO */ },
-	[W_821A] = { .pass = BIT(0) | BIT(2) | BIT(6) },
+	[CPU_81C] = { .pass = BIT(0) | BIT(5) | BIT(6) | BIT(7) | BIT(22),
+		      .always = BIT(8) /* PREFETCHW */ },
+	[CPU_81D] = { .pass = BIT(22), .always = BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29) },
+	[CPU_87D] = { .always = BIT(8) /* invariant TSC */ },
+	[CPU_88B] = { .pass = BIT(0) /* CLZERO */ },
+	[CPU_821A] = { .pass = BIT(0) | BIT(2) | BIT(6) },
+	/* both generations of kvm-clock, no delay for port I/O, IPIs to many; the clock is stable
+	 * across vCPUs */
+	[CPU_KVM] = { .always = BIT(0) | BIT(1) | BIT(3) | BIT(11) | BIT(24) },
 };
 
 static const struct {
 	uint8_t word, bit;
 } feature_bits[FEAT_COUNT] = {
-	[FEAT_SSE3] = { W_1C, 0 },	  [FEAT_SSSE3] = { W_1C, 9 },
-	[FEAT_SSE41] = { W_1C, 19 },	  [FEAT_SSE42] = { W_1C, 20 },
-	[FEAT_POPCNT] = { W_1C, 23 },	  [FEAT_AES] = { W_1C, 25 },
-	[FEAT_PCLMUL] = { W_1C, 1 },	  [FEAT_AVX] = { W_1C, 28 },
-	[FEAT_F16C] = { W_1C, 29 },	  [FEAT_FMA] = { W_1C, 12 },
-	[FEAT_AVX2] = { W_7B, 5 },	  [FEAT_BMI1] = { W_7B, 3 },
-	[FEAT_BMI2] = { W_7B, 8 },	  [FEAT_LZCNT] = { W_81C, 5 },
-	[FEAT_MOVBE] = { W_1C, 22 },	  [FEAT_ADX] = { W_7B, 19 },
-	[FEAT_SHA] = { W_7B, 29 },	  [FEAT_RDRAND] = { W_1C, 30 },
-	[FEAT_RDSEED] = { W_7B, 18 },	  [FEAT_CX16] = { W_1C, 13 },
-	[FEAT_FSGSBASE] = { W_7B, 0 },	  [FEAT_RDTSCP] = { W_81D, 27 },
-	[FEAT_RDPID] = { W_7C, 22 },	  [FEAT_XSAVE] = { W_1C, 26 },
-	[FEAT_XSAVEOPT] = { W_D1A, 0 },	  [FEAT_XSAVEC] = { W_D1A, 1 },
-	[FEAT_CLFLUSHOPT] = { W_7B, 23 }, [FEAT_CLWB] = { W_7B, 24 },
-	[FEAT_CLZERO] = { W_88B, 0 },	  [FEAT_INVPCID] = { W_7B, 10 },
-	[FEAT_SMAP] = { W_7B, 20 },	  [FEAT_VAES] = { W_7C, 9 },
-	[FEAT_VPCLMUL] = { W_7C, 10 },	  [FEAT_GFNI] = { W_7C, 8 },
-	[FEAT_AVX_VNNI] = { W_71A, 4 },	  [FEAT_SSE4A] = { W_81C, 6 },
-	[FEAT_PREFETCHW] = { W_81C, 8 },
+	[FEAT_SSE3] = { CPU_1C, 0 },	    [FEAT_SSSE3] = { CPU_1C, 9 },
+	[FEAT_SSE41] = { CPU_1C, 19 },	    [FEAT_SSE42] = { CPU_1C, 20 },
+	[FEAT_POPCNT] = { CPU_1C, 23 },	    [FEAT_AES] = { CPU_1C, 25 },
+	[FEAT_PCLMUL] = { CPU_1C, 1 },	    [FEAT_AVX] = { CPU_1C, 28 },
+	[FEAT_F16C] = { CPU_1C, 29 },	    [FEAT_FMA] = { CPU_1C, 12 },
+	[FEAT_AVX2] = { CPU_7B, 5 },	    [FEAT_BMI1] = { CPU_7B, 3 },
+	[FEAT_BMI2] = { CPU_7B, 8 },	    [FEAT_LZCNT] = { CPU_81C, 5 },
+	[FEAT_MOVBE] = { CPU_1C, 22 },	    [FEAT_ADX] = { CPU_7B, 19 },
+	[FEAT_SHA] = { CPU_7B, 29 },	    [FEAT_RDRAND] = { CPU_1C, 30 },
+	[FEAT_RDSEED] = { CPU_7B, 18 },	    [FEAT_CX16] = { CPU_1C, 13 },
+	[FEAT_FSGSBASE] = { CPU_7B, 0 },    [FEAT_RDTSCP] = { CPU_81D, 27 },
+	[FEAT_RDPID] = { CPU_7C, 22 },	    [FEAT_XSAVE] = { CPU_1C, 26 },
+	[FEAT_XSAVEOPT] = { CPU_D1A, 0 },   [FEAT_XSAVEC] = { CPU_D1A, 1 },
+	[FEAT_CLFLUSHOPT] = { CPU_7B, 23 }, [FEAT_CLWB] = { CPU_7B, 24 },
+	[FEAT_CLZERO] = { CPU_88B, 0 },	    [FEAT_INVPCID] = { CPU_7B, 10 },
+	[FEAT_SMAP] = { CPU_7B, 20 },	    [FEAT_VAES] = { CPU_7C, 9 },
+	[FEAT_VPCLMUL] = { CPU_7C, 10 },    [FEAT_GFNI] = { CPU_7C, 8 },
+	[FEAT_AVX_VNNI] = { CPU_71A, 4 },   [FEAT_SSE4A] = { CPU_81C, 6 },
+	[FEAT_PREFETCHW] = { CPU_81C, 8 },
 };
 
 static uint32_t read_mxcsr_mask(void)
@@ -116,15 +122,15 @@ static uint64_t read_xcr0(void)
 /* Drop what cannot be used: AVX and its followers where the host's kernel does not enable them. */
 static void drop_avx(uint32_t *word)
 {
-	word[W_1C] &= ~(BIT(12) | BIT(28) | BIT(29));
-	word[W_7B] &= ~BIT(5);
-	word[W_7C] &= ~(BIT(9) | BIT(10));
-	word[W_71A] &= ~BIT(4);
+	word[CPU_1C] &= ~(BIT(12) | BIT(28) | BIT(29));
+	word[CPU_7B] &= ~BIT(5);
+	word[CPU_7C] &= ~(BIT(9) | BIT(10));
+	word[CPU_71A] &= ~BIT(4);
 }
 
 int bt_cpuid_init(struct err *err)
 {
-	uint32_t out[4], max, max_ext, word[W_COUNT] = { 0 };
+	uint32_t out[4], max, max_ext, word[CPU_WORDS] = { 0 };
 
 	if (host.ready)
 		return 0;
@@ -135,27 +141,27 @@ int bt_cpuid_init(struct err *err)
 	max_ext = out[A];
 	cpuid(1, 0, out);
 	host.signature = out[A];
-	word[W_1C] = out[C];
-	word[W_1D] = out[D];
+	word[CPU_1C] = out[C];
+	word[CPU_1D] = out[D];
 	if (!(out[C] & BIT(27)) || max < 0xd)
 		return err_set(err, EOPNOTSUPP,
 			       "the host CPU has no XSAVE, which the bt accelerator needs");
 	if (max >= 7) {
 		cpuid(7, 0, out);
-		word[W_7B] = out[B];
-		word[W_7C] = out[C];
-		word[W_7D] = out[D];
+		word[CPU_7B] = out[B];
+		word[CPU_7C] = out[C];
+		word[CPU_7D] = out[D];
 		if (out[A] >= 1) {
 			cpuid(7, 1, out);
-			word[W_71A] = out[A];
+			word[CPU_71A] = out[A];
 		}
 	}
 	cpuid(0xd, 1, out);
-	word[W_D1A] = out[A];
+	word[CPU_D1A] = out[A];
 	if (max_ext >= 0x80000001) {
 		cpuid(0x80000001, 0, out);
-		word[W_81C] = out[C];
-		word[W_81D] = out[D];
+		word[CPU_81C] = out[C];
+		word[CPU_81D] = out[D];
 	}
 	for (unsigned i = 0; i < 3 && max_ext >= 0x80000004; i++)
 		cpuid(0x80000002 + i, 0, host.brand + i * 4);
@@ -165,16 +171,16 @@ int bt_cpuid_init(struct err *err)
 	}
 	if (max_ext >= 0x80000008) {
 		cpuid(0x80000008, 0, out);
-		word[W_88B] = out[B];
+		word[CPU_88B] = out[B];
 	}
 	if (max_ext >= 0x80000021) {
 		cpuid(0x80000021, 0, out);
-		word[W_821A] = out[A];
+		word[CPU_821A] = out[A];
 	}
 	if (!host.amd)
 		cpuid(2, 0, host.leaf2);
 	for (unsigned i = 0; i < CACHE_LEAVES; i++) {
-		if (host.amd && (word[W_81C] & BIT(22)))
+		if (host.amd && (word[CPU_81C] & BIT(22)))
 			cpuid(0x8000001d, i, host.cache[i]);
 		else if (!host.amd)
 			cpuid(4, i, host.cache[i]);
@@ -183,13 +189,13 @@ int bt_cpuid_init(struct err *err)
 	}
 	if ((read_xcr0() & 7) != 7)
 		drop_avx(word);
-	for (unsigned i = 0; i < W_COUNT; i++)
+	for (unsigned i = 0; i < CPU_WORDS; i++)
 		host.word[i] = (word[i] & masks[i].pass) | masks[i].always;
 	if (host.amd)
-		host.word[W_81D] |= host.word[W_1D] & 0x0183f3ff; /* AMD repeats these here */
+		host.word[CPU_81D] |= host.word[CPU_1D] & 0x0183f3ff; /* AMD repeats these here */
 	else
-		host.word[W_7D] |= BIT(29); /* ARCH_CAPABILITIES */
-	host.features = 1;		    /* FEAT_BASE */
+		host.word[CPU_7D] |= BIT(29); /* ARCH_CAPABILITIES */
+	host.features = 1;		      /* FEAT_BASE */
 	for (unsigned i = 1; i < FEAT_COUNT; i++) {
 		if (host.word[feature_bits[i].word] >> feature_bits[i].bit & 1)
 			host.features |= 1ull << i;
@@ -232,6 +238,20 @@ bool bt_host_has(unsigned feature)
 bool bt_insn_hidden(const struct bt_vm *vm, const struct insn *in)
 {
 	return !(host.features >> in->feature & 1);
+}
+
+void bt_cpu_offer(struct cpu_id *ret)
+{
+	*ret = (struct cpu_id) { .signature = host.signature,
+				 .phys_bits = MEM_PHYS_BITS,
+				 .max_leaf = 0xd,
+				 .max_ext_leaf = host.amd ? 0x80000021 : 0x80000008 };
+	memcpy(ret->vendor, &host.leaf0[B], 4);
+	memcpy(ret->vendor + 4, &host.leaf0[D], 4);
+	memcpy(ret->vendor + 8, &host.leaf0[C], 4);
+	for (unsigned i = 0; i < CPU_WORDS; i++)
+		ret->word[i] = host.word[i];
+	ret->xstate_offset[2] = sys_guest_has(FEAT_AVX) ? 576 : 0;
 }
 
 /* ---- leaves ---- */
@@ -285,8 +305,10 @@ static void topology_leaf(const struct bt_cpu *cpu, uint32_t sub, uint32_t out[4
 
 static void xstate_leaf(const struct bt_cpu *cpu, uint32_t sub, uint32_t out[4])
 {
-	bool avx = sys_guest_has(FEAT_AVX);
+	bool avx = cpu_id_xcr0(&cpu->vm->cpu) & 4;
 
+	if (!(cpu->vm->cpu.word[CPU_1C] & BIT(26)))
+		return;
 	switch (sub) {
 	case 0:
 		out[A] = avx ? 7 : 3;
@@ -294,7 +316,7 @@ static void xstate_leaf(const struct bt_cpu *cpu, uint32_t sub, uint32_t out[4])
 		out[C] = avx ? 832 : 576;
 		break;
 	case 1:
-		out[A] = host.word[W_D1A];
+		out[A] = cpu->vm->cpu.word[CPU_D1A];
 		out[B] = xsave_size(cpu->st.xcr0);
 		break;
 	case 2:
@@ -312,7 +334,7 @@ static void extended(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t o
 
 	switch (leaf) {
 	case 0x80000000:
-		out[A] = host.amd ? 0x80000021 : 0x80000008;
+		out[A] = cpu->vm->cpu.max_ext_leaf;
 		if (host.amd) {
 			out[B] = host.leaf0[B];
 			out[C] = host.leaf0[C];
@@ -321,9 +343,9 @@ static void extended(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t o
 		break;
 	case 0x80000001:
 		if (host.amd)
-			out[A] = host.signature;
-		out[C] = host.word[W_81C] | (host.amd && count > 1 ? BIT(1) : 0);
-		out[D] = host.word[W_81D];
+			out[A] = cpu->vm->cpu.signature;
+		out[C] = cpu->vm->cpu.word[CPU_81C] | (host.amd && count > 1 ? BIT(1) : 0);
+		out[D] = cpu->vm->cpu.word[CPU_81D];
 		break;
 	case 0x80000002:
 	case 0x80000003:
@@ -340,11 +362,11 @@ static void extended(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t o
 			out[i] = host.l2[i];
 		break;
 	case 0x80000007:
-		out[D] = BIT(8); /* invariant TSC */
+		out[D] = cpu->vm->cpu.word[CPU_87D];
 		break;
 	case 0x80000008:
-		out[A] = MEM_PHYS_BITS | 48 << 8;
-		out[B] = host.word[W_88B];
+		out[A] = cpu->vm->cpu.phys_bits | 48 << 8;
+		out[B] = cpu->vm->cpu.word[CPU_88B];
 		if (host.amd)
 			out[C] = (count - 1) | id_bits(count) << 12;
 		break;
@@ -353,14 +375,14 @@ static void extended(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t o
 			cache_leaf(cpu, sub, out);
 		break;
 	case 0x8000001e:
-		if (host.amd && (host.word[W_81C] & BIT(22))) {
+		if (host.amd && (cpu->vm->cpu.word[CPU_81C] & BIT(22))) {
 			out[A] = cpu->index;
 			out[B] = cpu->index;
 		}
 		break;
 	case 0x80000021:
 		if (host.amd)
-			out[A] = host.word[W_821A];
+			out[A] = cpu->vm->cpu.word[CPU_821A];
 		break;
 	}
 }
@@ -375,9 +397,7 @@ static void hypervisor(struct bt_cpu *cpu, uint32_t leaf, uint32_t out[4])
 		out[D] = 0x4d;
 		break;
 	case 0x40000001:
-		/* both generations of kvm-clock, no delay for port I/O, IPIs to many; the clock is
-		 * stable across vCPUs */
-		out[A] = BIT(0) | BIT(1) | BIT(3) | BIT(11) | BIT(24);
+		out[A] = cpu->vm->cpu.word[CPU_KVM];
 		break;
 	case 0x40000010:
 		out[A] = cpu->vm->tsc_khz;
@@ -401,16 +421,16 @@ void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t out[4])
 	}
 	switch (leaf) {
 	case 0:
-		out[A] = 0xd;
+		out[A] = cpu->vm->cpu.max_leaf;
 		out[B] = host.leaf0[B];
 		out[C] = host.leaf0[C];
 		out[D] = host.leaf0[D];
 		break;
 	case 1:
-		out[A] = host.signature;
+		out[A] = cpu->vm->cpu.signature;
 		out[B] = cpu->index << 24 | (1u << id_bits(count)) << 16 | 8 << 8;
-		out[C] = host.word[W_1C] | (cpu->st.cr4 & CR4_OSXSAVE ? BIT(27) : 0);
-		out[D] = host.word[W_1D] | (count > 1 ? BIT(28) : 0);
+		out[C] = cpu->vm->cpu.word[CPU_1C] | (cpu->st.cr4 & CR4_OSXSAVE ? BIT(27) : 0);
+		out[D] = cpu->vm->cpu.word[CPU_1D] | (count > 1 ? BIT(28) : 0);
 		if (!(lapic_base(cpu->lapic) & 1u << 11))
 			out[D] &= ~BIT(9);
 		break;
@@ -428,11 +448,11 @@ void bt_cpuid(struct bt_cpu *cpu, uint32_t leaf, uint32_t sub, uint32_t out[4])
 	case 7:
 		if (sub == 0) {
 			out[A] = 1;
-			out[B] = host.word[W_7B];
-			out[C] = host.word[W_7C];
-			out[D] = host.word[W_7D];
+			out[B] = cpu->vm->cpu.word[CPU_7B];
+			out[C] = cpu->vm->cpu.word[CPU_7C];
+			out[D] = cpu->vm->cpu.word[CPU_7D];
 		} else if (sub == 1) {
-			out[A] = host.word[W_71A];
+			out[A] = cpu->vm->cpu.word[CPU_71A];
 		}
 		break;
 	case 0xb:

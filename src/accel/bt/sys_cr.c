@@ -93,6 +93,24 @@ static void write_cr3(struct bt_cpu *cpu, uint64_t val)
 	bt_set_cr3(cpu, val, keep);
 }
 
+/* Bits of CR4 whose feature CPUID does not show: they cannot be set. */
+static uint64_t unshown_cr4(const struct cpu_id *id)
+{
+	static const struct {
+		uint32_t cr4;
+		uint8_t word, bit;
+	} bits[] = {
+		{ CR4_OSXSAVE, CPU_1C, 26 }, { CR4_PCIDE, CPU_1C, 17 }, { CR4_FSGSBASE, CPU_7B, 0 },
+		{ CR4_SMEP, CPU_7B, 7 },     { CR4_SMAP, CPU_7B, 20 },	{ CR4_UMIP, CPU_7C, 2 },
+	};
+	uint64_t unshown = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)
+		if (!(id->word[bits[i].word] >> bits[i].bit & 1))
+			unshown |= bits[i].cr4;
+	return unshown;
+}
+
 static void write_cr4(struct bt_cpu *cpu, uint64_t val)
 {
 	struct vcpu_state *st = &cpu->st;
@@ -100,7 +118,7 @@ static void write_cr4(struct bt_cpu *cpu, uint64_t val)
 
 	if ((val & ~CR4_VALID) || (bt_long_mode(cpu) && !(val & CR4_PAE)))
 		sys_gp(cpu, 0);
-	if ((val & CR4_OSXSAVE) && !sys_guest_has(FEAT_XSAVE))
+	if (val & ~st->cr4 & unshown_cr4(&cpu->vm->cpu))
 		sys_gp(cpu, 0);
 	if ((diff & val & CR4_PCIDE) && (!bt_long_mode(cpu) || (st->cr3 & 0xfff)))
 		sys_gp(cpu, 0);
@@ -307,7 +325,7 @@ uint64_t sys_xsetbv(struct bt_cpu *cpu, const struct insn *in, uint64_t next)
 	if (!(cpu->st.cr4 & CR4_OSXSAVE))
 		sys_ud(cpu);
 	sys_need_cpl0(cpu);
-	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~(uint64_t)sys_xcr0_max()) || !(val & 1) ||
+	if ((uint32_t)cpu->st.regs[REG_RCX] || (val & ~cpu_id_xcr0(&cpu->vm->cpu)) || !(val & 1) ||
 	    (val & 6) == 4)
 		sys_gp(cpu, 0);
 	cpu->st.xcr0 = val;

@@ -16,7 +16,7 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 		tr_emit_copy(t, o, c->in, c->disp, c->flags_in_slot);
 		break;
 	case MOP_BITTEST:
-		e_load_gs(o, T1, CPU_OFF(spill[1]));
+		e_load(o, T1, CPU_OFF(spill[1]));
 		enc_emit(o, &(struct enc) { .lock = c->in->lock,
 					    .w = c->in->opsize == 8,
 					    .map = 1,
@@ -41,12 +41,12 @@ static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 					    .imm_size = 4 });
 		break;
 	case MOP_PUSH_RIP:
-		e_load_gs(o, T1, CPU_OFF(vbase));
+		e_load(o, T1, CPU_OFF(vbase));
 		e_lea(o, w, T1, T1, c->arg);
 		e_rm(o, w, 0x89, T1, T0, c->disp);
 		break;
 	case MOP_PUSH_SPILL:
-		e_load_gs(o, T1, CPU_OFF(spill[1]));
+		e_load(o, T1, CPU_OFF(spill[1]));
 		e_rm(o, w, 0x89, T1, T0, c->disp);
 		break;
 	}
@@ -89,7 +89,7 @@ uint8_t *tr_emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 
 	tr_emit_shifted(t, o, TLB_INDEX_SHIFT);
 	e_ri(o, false, 4, T1, (TLB_SIZE - 1) << (PAGE_SHIFT - TLB_INDEX_SHIFT));
-	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p)); /* xor T0, gs:[T1*8 + tag] */
+	e_rcpu8(o, true, 0x33, T0, T1, tag_off(t, p)); /* xor T0, [cpu + T1*8 + tag] */
 	if (t->key & KEY_ALIGN) {
 		out8(o, 0xe9);
 		o->p += 4;
@@ -104,13 +104,13 @@ uint8_t *tr_emit_tlb(struct tr *t, struct out *o, const struct probe *p)
 					    .imm_size = 4 });
 		miss = jcc_field(o, 7);
 	}
-	e_rgs8(o, true, 0x03, T0, T1, TLB_OFF(t, at[0].host));
+	e_rcpu8(o, true, 0x03, T0, T1, TLB_OFF(t, at[0].host));
 	return miss;
 }
 
 static void emit_undo(struct tr *t, struct out *o, const struct probe *p)
 {
-	e_rgs8(o, true, 0x33, T0, T1, tag_off(t, p));
+	e_rcpu8(o, true, 0x33, T0, T1, tag_off(t, p));
 }
 
 static bool wants_static(const struct tr *t, const struct insn *in, unsigned size)
@@ -166,15 +166,15 @@ static void emit_probe(struct tr *t, struct probe *p)
 		p->jump = tr_emit_tlb(t, o, p);
 		break;
 	case PROBE_STACK:
-		e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
-		e_rgs(o, true, 0x3b, T0, TLB_OFF(t, stack_limit) + 8 * p->limit);
+		e_rcpu(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
+		e_rcpu(o, true, 0x3b, T0, TLB_OFF(t, stack_limit) + 8 * p->limit);
 		p->jump = jcc_field(o, 3);
-		e_rgs(o, true, 0x03, T0, TLB_OFF(t, stack_host));
+		e_rcpu(o, true, 0x03, T0, TLB_OFF(t, stack_host));
 		break;
 	case PROBE_STATIC:
-		e_rgs(o, true, 0x3b, T0, static_off(t, p, false));
+		e_rcpu(o, true, 0x3b, T0, static_off(t, p, false));
 		p->jump = jcc_field(o, 5);
-		e_load_gs(o, T0, static_off(t, p, true));
+		e_load(o, T0, static_off(t, p, true));
 		break;
 	}
 	p->found = o->p;
@@ -189,21 +189,21 @@ static void emit_static_fill(struct tr *t, struct out *o, const struct probe *p,
 	e_ri(o, false, 7, T1, PAGE_SIZE - TLB_STATIC_BYTES);
 	e_jcc(o, 7, p->found);
 	if (in->base == INSN_RIP_REL) {
-		e_load_gs(o, T1, CPU_OFF(vbase));
+		e_load(o, T1, CPU_OFF(vbase));
 		e_lea(o, true, T1, T1, t->offs[t->cur + 1] + (int32_t)in->disp);
 	} else {
 		e_mov_ri64(o, T1, in->disp);
 	}
 	if (in->seg == SEG_FS || in->seg == SEG_GS)
-		e_rgs(o, true, 0x03, T1,
-		      in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
-					: CPU_OFF(st.segs[SEG_GS].base));
-	e_store_gs(o, T1, static_off(t, p, false));
-	e_store_gs(o, T0, static_off(t, p, true));
-	e_mov_gs_imm32(o, TLB_OFF(t, static_used), 1);
+		e_rcpu(o, true, 0x03, T1,
+		       in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
+					 : CPU_OFF(st.segs[SEG_GS].base));
+	e_store(o, T1, static_off(t, p, false));
+	e_store(o, T0, static_off(t, p, true));
+	e_store_imm32(o, TLB_OFF(t, static_used), 1);
 	e_rr(o, true, 0x85, T1, T1); /* test */
 	e_jcc(o, 8, p->found);	     /* js */
-	e_mov_gs_imm32(o, TLB_OFF(t, static_low), 1);
+	e_store_imm32(o, TLB_OFF(t, static_low), 1);
 }
 
 /*
@@ -218,7 +218,7 @@ static void emit_probe_cold(struct tr *t, struct out *o, const struct probe *p,
 	patch_rel32(p->jump, o->p);
 	if (p->kind != PROBE_TLB) {
 		if (p->kind == PROBE_STACK)
-			e_rgs(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
+			e_rcpu(o, true, 0x33, T0, TLB_OFF(t, stack_tag));
 		miss = tr_emit_tlb(t, o, p);
 		if (p->kind == PROBE_STATIC)
 			emit_static_fill(t, o, p, in);
@@ -310,7 +310,7 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 					      g->hi - g->lo, g->write);
 
 		emit_probe(t, &p);
-		e_store_gs(o, T0, slot);
+		e_store(o, T0, slot);
 
 		/* not found: go on in the variant without groups */
 		struct bt_exit *e = tr_new_exit(t, EXIT_DIRECT);
@@ -320,7 +320,7 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 		emit_probe_cold(t, &t->cold, &p, NULL);
 		tr_emit_linkable(t, e_jmp_patchable(&t->cold), e);
 	} else {
-		e_load_gs(o, T0, slot);
+		e_load(o, T0, slot);
 	}
 	restore = in && mop == MOP_COPY && tr_must_restore(t, in);
 
@@ -404,7 +404,7 @@ void tr_emit_bittest(struct tr *t, const struct insn *in)
 	restore = tr_must_restore(t, in);
 	e_rr(o, false, 0x8b, T1, tr_use_reg(o, in->reg, T1));
 	e_ri(o, false, 4, T1, bits - 1);
-	e_store_gs(o, T1, CPU_OFF(spill[1]));
+	e_store(o, T1, CPU_OFF(spill[1]));
 	tr_emit_linear(t, in, a);
 	e_rr(o, true, size == 8 ? 0x8b : 0x63, T1, tr_use_reg(o, in->reg, T1)); /* mov or movsxd */
 	e_shift_i(o, true, 7, T1, size == 8 ? 6 : 5);
@@ -471,7 +471,7 @@ void tr_emit_pop_load(struct tr *t, unsigned from)
 void tr_set_reg(struct tr *t, unsigned greg, unsigned host)
 {
 	if (reg_map[greg] == HOMED)
-		e_store_gs(&t->hot, host, REG_OFF(greg));
+		e_store(&t->hot, host, HOME_OFF(greg));
 	else
 		e_mov_rr(&t->hot, reg_map[greg], host);
 }

@@ -10,14 +10,14 @@ void tr_save_flags(struct out *o)
 	e_mov_rr(o, T1, 0);
 	out8(o, 0x9f);				     /* lahf */
 	out8(o, 0x0f), out8(o, 0x90), out8(o, 0xc0); /* seto al */
-	e_rgs(o, false, 0x89, 0, CPU_OFF(flag_slot));
+	e_rcpu(o, false, 0x89, 0, CPU_OFF(flag_slot));
 	e_mov_rr(o, 0, T1);
 }
 
 void tr_restore_flags(struct out *o)
 {
 	e_mov_rr(o, T1, 0);
-	e_rgs(o, false, 0x8b, 0, CPU_OFF(flag_slot));
+	e_rcpu(o, false, 0x8b, 0, CPU_OFF(flag_slot));
 	out8(o, 0x04), out8(o, 0x7f); /* add al, 0x7f */
 	out8(o, 0x9e);		      /* sahf */
 	e_mov_rr(o, 0, T1);
@@ -82,7 +82,7 @@ unsigned tr_use_reg(struct out *o, unsigned greg, unsigned scratch)
 {
 	if (reg_map[greg] != HOMED)
 		return reg_map[greg];
-	e_load_gs(o, scratch, REG_OFF(greg));
+	e_load(o, scratch, HOME_OFF(greg));
 	return scratch;
 }
 
@@ -103,7 +103,7 @@ void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst)
 	bool w = in->addrsize == 8;
 
 	if (in->base == INSN_RIP_REL) {
-		e_load_gs(o, T0, CPU_OFF(vbase));
+		e_load(o, T0, CPU_OFF(vbase));
 		tr_add_imm64(t, T0, t->offs[t->cur + 1] + in->disp);
 		if (!w)
 			e_rr(o, false, 0x8b, dst, T0);
@@ -166,9 +166,9 @@ void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a)
 	tr_emit_effective(t, in, T0);
 	if (t->wide) {
 		if (in->seg == SEG_FS || in->seg == SEG_GS)
-			e_rgs(o, true, 0x03, T0,
-			      in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
-						: CPU_OFF(st.segs[SEG_GS].base));
+			e_rcpu(o, true, 0x03, T0,
+			       in->seg == SEG_FS ? CPU_OFF(st.segs[SEG_FS].base)
+						 : CPU_OFF(st.segs[SEG_GS].base));
 	} else if (seg_needs_check(t, in->seg)) {
 		e_mov_ri64(o, T1, (uintptr_t)a);
 		e_call(o, t->cache->stubs.seg);
@@ -210,7 +210,7 @@ static unsigned map_field(struct out *o, const struct insn *in, unsigned field, 
 		return reg;
 	if (reg_map[reg] == HOMED) {
 		if (in->gpr_read & 1u << reg)
-			e_load_gs(o, scratch, REG_OFF(reg));
+			e_load(o, scratch, HOME_OFF(reg));
 		return scratch;
 	}
 	if (field == FIELD_GPR8 && reg_map[reg] >= 4 && reg_map[reg] <= 7)
@@ -223,7 +223,7 @@ static void store_homed(struct out *o, const struct insn *in, unsigned field, un
 {
 	if (is_gpr(field) && !is_high8(in, field, reg) && reg_map[reg] == HOMED &&
 	    (in->gpr_write & 1u << reg))
-		e_store_gs(o, host, REG_OFF(reg));
+		e_store(o, host, HOME_OFF(reg));
 }
 
 /* The instruction with mapped registers; its memory operand, if any, at [T0 + disp]. */
@@ -296,7 +296,7 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 		e.disp = disp;
 		if (high) { /* ah.. forbids REX, which r10 needs: borrow rsi as the base */
 			borrow = REG_RSI;
-			e_store_gs(o, borrow, CPU_OFF(spill[0]));
+			e_store(o, borrow, CPU_OFF(spill[0]));
 			e_mov_rr(o, borrow, T0);
 			e.base = borrow;
 		}
@@ -308,8 +308,8 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 			e.rm = map_field(o, in, rm_field, rm, T0, &e);
 		if (is_high8(in, rm_field, rm) &&
 		    (e.reg & 8)) { /* movzx r15d(rsp), ah: through memory */
-			e_store_gs(o, rm - 4, CPU_OFF(spill[0]));
-			e.kind = RM_GS;
+			e_store(o, rm - 4, CPU_OFF(spill[0]));
+			e.kind = RM_CPU;
 			e.disp = CPU_OFF(spill[0]) + 1;
 		}
 	}
@@ -333,7 +333,7 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 					if (reg_map[r] == (int)r &&
 					    !((in->gpr_read | in->gpr_write) & 1u << r))
 						third = r;
-				e_store_gs(o, third, CPU_OFF(spill[0]));
+				e_store(o, third, CPU_OFF(spill[0]));
 				e.vvvv = map_field(o, in, FIELD_GPR, in->vvvv, third, &e);
 			}
 		}
@@ -347,7 +347,7 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 	if (in->vex && in->vvvv_field == FIELD_GPR)
 		store_homed(o, in, FIELD_GPR, in->vvvv, e.vvvv);
 	if (borrow >= 0)
-		e_load_gs(o, borrow, CPU_OFF(spill[0]));
+		e_load(o, borrow, CPU_OFF(spill[0]));
 	if (third >= 0)
-		e_load_gs(o, third, CPU_OFF(spill[0]));
+		e_load(o, third, CPU_OFF(spill[0]));
 }

@@ -78,9 +78,9 @@ void tr_emit_jc_jump(struct tr *t)
 	}
 	tr_emit_shifted(t, o, JC_BITS);
 	e_lea_sib(o, false, T1, T1, T0, 1, 0);
-	e_rgs(o, false, 0x03, T1, CPU_OFF(jc_gen) + 4 * (int)class);
+	e_rcpu(o, false, 0x03, T1, CPU_OFF(jc_gen) + 4 * (int)class);
 	e_ri(o, false, 4, T1, JC_MASK);
-	e_jmp_gs8(o, T1, jc + offsetof(struct bt_jc, at[0].code));
+	e_jmp_cpu8(o, T1, jc + offsetof(struct bt_jc, at[0].code));
 }
 
 /* Go on at page offset @off, which may be outside the page. */
@@ -99,7 +99,7 @@ void tr_emit_goto(struct tr *t, int64_t off)
 	}
 	if (t->unlinked || t->cross || off < 0 || off >= (int)PAGE_SIZE) {
 		tr_want_flags_slot(t, FL_ARITH);
-		e_load_gs(o, T0, CPU_OFF(vbase));
+		e_load(o, T0, CPU_OFF(vbase));
 		if (t->wide)
 			tr_add_imm64(t, T0, off);
 		else
@@ -121,7 +121,7 @@ void tr_emit_goto(struct tr *t, int64_t off)
 		e->target_off = off;
 		enc_emit(o, &(struct enc) { .opcode = 0x83,
 					    .reg = 7,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(pending),
 					    .imm_size = 1 });
 		out8(o, 0x0f), out8(o, 0x85);
@@ -269,9 +269,9 @@ void tr_emit_end(struct tr *t, const struct insn *in)
 		else
 			e_rr(o, t->wide, 0x8b, T0, tr_use_reg(o, in->rm, T0));
 		if (in->op == OP_CALL_RM) {
-			e_store_gs(o, T0, CPU_OFF(spill[1]));
+			e_store(o, T0, CPU_OFF(spill[1]));
 			tr_emit_push(t, MOP_PUSH_RIP, next, true);
-			e_load_gs(o, T0, CPU_OFF(spill[1]));
+			e_load(o, T0, CPU_OFF(spill[1]));
 		}
 		tr_want_flags_slot(t, FL_ARITH);
 		tr_emit_jc_jump(t);

@@ -65,8 +65,8 @@ void tr_emit_string(struct tr *t, const struct insn *in)
 	bool movs = in->op == OP_MOVS;
 
 	tr_clobber_flags(t, t->live[t->cur]);
-	enc_emit(o, &(struct enc) { .opcode = 0xf7, /* test dword gs:[rflags], DF */
-				    .kind = RM_GS,
+	enc_emit(o, &(struct enc) { .opcode = 0xf7, /* test dword [rflags], DF */
+				    .kind = RM_CPU,
 				    .disp = CPU_OFF(st.rflags),
 				    .imm = FL_DF,
 				    .imm_size = 4 });
@@ -77,14 +77,14 @@ void tr_emit_string(struct tr *t, const struct insn *in)
 	}
 	if (movs) {
 		emit_side(t, in, REG_RSI, false, &a);
-		e_store_gs(o, T0, CPU_OFF(spill[1]));
+		e_store(o, T0, CPU_OFF(spill[1]));
 	}
 	emit_side(t, in, REG_RDI, true, &a);
 	emit_end(o, in, T1, REG_RDI);
 	e_mov_rr(o, REG_RDI, T0);
 	if (movs) {
 		emit_end(o, in, T0, REG_RSI);
-		e_load_gs(o, REG_RSI, CPU_OFF(spill[1]));
+		e_load(o, REG_RSI, CPU_OFF(spill[1]));
 	}
 	enc_emit(o, &(struct enc) { .rep = in->rep ? 0xf3 : 0,
 				    .prefix66 = in->opsize == 2,

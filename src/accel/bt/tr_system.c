@@ -7,9 +7,9 @@ void tr_emit_rdtsc(struct tr *t, const struct insn *in)
 	struct out *o = &t->hot;
 
 	tr_clobber_flags(t, t->live[t->cur]);
-	if (t->key & KEY_USER) { /* test dword gs:[cr4], TSD; jnz */
+	if (t->key & KEY_USER) { /* test dword [cr4], TSD; jnz */
 		enc_emit(o, &(struct enc) { .opcode = 0xf7,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(st.cr4),
 					    .imm = CR4_TSD,
 					    .imm_size = 4 });
@@ -20,12 +20,12 @@ void tr_emit_rdtsc(struct tr *t, const struct insn *in)
 	out8(o, 0x0f), out8(o, 0x31);
 	e_shift_i(o, true, 4, REG_RDX, 32);
 	e_rr(o, true, 0x0b, REG_RAX, REG_RDX);
-	e_rgs(o, true, 0x03, REG_RAX, CPU_OFF(tsc_offset));
+	e_rcpu(o, true, 0x03, REG_RAX, CPU_OFF(tsc_offset));
 	e_mov_rr(o, REG_RDX, REG_RAX);
 	e_shift_i(o, true, 5, REG_RDX, 32);
 	e_rr(o, false, 0x8b, REG_RAX, REG_RAX);
 	if (in->op == OP_RDTSCP)
-		e_rgs(o, false, 0x8b, REG_RCX, CPU_OFF(st.msr_tsc_aux));
+		e_rcpu(o, false, 0x8b, REG_RCX, CPU_OFF(st.msr_tsc_aux));
 }
 
 /* Bits of rflags that are not arithmetic: @ext 1 or, 4 and */
@@ -33,7 +33,7 @@ void tr_emit_rflags(struct out *o, unsigned ext, uint32_t imm)
 {
 	enc_emit(o, &(struct enc) { .opcode = 0x81,
 				    .reg = ext,
-				    .kind = RM_GS,
+				    .kind = RM_CPU,
 				    .disp = CPU_OFF(st.rflags),
 				    .imm = imm,
 				    .imm_size = 4 });
@@ -45,17 +45,17 @@ void tr_emit_pushf(struct tr *t)
 	struct out *o = &t->hot;
 
 	tr_want_flags_slot(t, FL_ARITH);
-	e_rgs(o, false, 0x8b, T0, CPU_OFF(flag_slot));
+	e_rcpu(o, false, 0x8b, T0, CPU_OFF(flag_slot));
 	e_rr(o, false, 0x8b, T1, T0);
 	e_ri(o, false, 4, T0, 1);
 	e_shift_i(o, false, 4, T0, 11); /* OF */
 	e_shift_i(o, false, 5, T1, 8);
 	e_ri(o, false, 4, T1, 0xd5);
 	e_rr(o, false, 0x0b, T0, T1);
-	e_rgs(o, false, 0x8b, T1, CPU_OFF(st.rflags));
+	e_rcpu(o, false, 0x8b, T1, CPU_OFF(st.rflags));
 	e_ri(o, false, 4, T1, (int32_t) ~(FL_ARITH | FL_RF | FL_VM));
 	e_rr(o, false, 0x0b, T0, T1);
-	e_store_gs(o, T0, CPU_OFF(spill[1]));
+	e_store(o, T0, CPU_OFF(spill[1]));
 	tr_emit_push(t, MOP_PUSH_SPILL, 0, false);
 }
 
@@ -70,7 +70,7 @@ void tr_emit_sti(struct tr *t, const struct insn *in)
 	 */
 	enc_emit(o, &(struct enc) { .opcode = 0x83,
 				    .reg = 7,
-				    .kind = RM_GS,
+				    .kind = RM_CPU,
 				    .disp = CPU_OFF(irq_waiting),
 				    .imm_size = 1 });
 	out8(o, 0x0f), out8(o, 0x85);
@@ -93,9 +93,9 @@ void tr_emit_ac(struct tr *t, const struct insn *in)
 	}
 	tr_clobber_flags(t, live);
 	if (!set &&
-	    (t->key & KEY_AC)) { /* AC matters only under SMAP: test dword gs:[cr4], SMAP; jz */
+	    (t->key & KEY_AC)) { /* AC matters only under SMAP: test dword [cr4], SMAP; jz */
 		enc_emit(o, &(struct enc) { .opcode = 0xf7,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(st.cr4),
 					    .imm = CR4_SMAP,
 					    .imm_size = 4 });
@@ -107,7 +107,7 @@ void tr_emit_ac(struct tr *t, const struct insn *in)
 	if (set != !!(t->key & KEY_AC))
 		enc_emit(o, &(struct enc) { .opcode = 0x83,
 					    .reg = set ? 1 : 4,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(key),
 					    .imm = set ? (int)KEY_AC : ~(int)KEY_AC,
 					    .imm_size = 1 });
@@ -121,7 +121,7 @@ void tr_emit_from_cr(struct tr *t, const struct insn *in)
 	static const int32_t off[5] = { CPU_OFF(st.cr0), 0, CPU_OFF(st.cr2), CPU_OFF(st.cr3),
 					CPU_OFF(st.cr4) };
 
-	e_load_gs(&t->hot, T0, off[in->reg]);
+	e_load(&t->hot, T0, off[in->reg]);
 	tr_set_reg(t, in->rm, T0);
 }
 
@@ -133,8 +133,8 @@ void tr_emit_fsgsbase(struct tr *t, const struct insn *in)
 	struct aside a = { .count = 0 };
 
 	tr_clobber_flags(t, t->live[t->cur]);
-	enc_emit(o, &(struct enc) { .opcode = 0xf7, /* test dword gs:[cr4], FSGSBASE */
-				    .kind = RM_GS,
+	enc_emit(o, &(struct enc) { .opcode = 0xf7, /* test dword [cr4], FSGSBASE */
+				    .kind = RM_CPU,
 				    .disp = CPU_OFF(st.cr4),
 				    .imm = CR4_FSGSBASE,
 				    .imm_size = 4 });
@@ -142,7 +142,7 @@ void tr_emit_fsgsbase(struct tr *t, const struct insn *in)
 	o->p += 4;
 	a.fields[a.count++] = o->p - 4;
 	if (in->op == OP_RDFSBASE || in->op == OP_RDGSBASE) {
-		e_rgs(o, w, 0x8b, T0, base);
+		e_rcpu(o, w, 0x8b, T0, base);
 		tr_set_reg(t, in->rm, T0);
 	} else {
 		e_rr(o, w, 0x8b, T0, tr_use_reg(o, in->rm, T0));
@@ -153,7 +153,7 @@ void tr_emit_fsgsbase(struct tr *t, const struct insn *in)
 		out8(o, 0x0f), out8(o, 0x85);
 		o->p += 4;
 		a.fields[a.count++] = o->p - 4;
-		e_store_gs(o, T0, base);
+		e_store(o, T0, base);
 	}
 	tr_emit_aside(t, in, &a);
 }

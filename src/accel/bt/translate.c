@@ -234,11 +234,11 @@ static void emit_body(struct tr *t, const struct insn *in)
 	case OP_NOP:
 		return;
 	case OP_CLD:
-	case OP_STD: /* and, or dword gs:[rflags], imm32 */
+	case OP_STD: /* and, or dword [rflags], imm32 */
 		tr_clobber_flags(t, t->live[t->cur]);
 		enc_emit(o, &(struct enc) { .opcode = 0x81,
 					    .reg = in->op == OP_CLD ? 4 : 1,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(st.rflags),
 					    .imm = in->op == OP_CLD ? ~FL_DF : FL_DF,
 					    .imm_size = 4 });
@@ -258,16 +258,16 @@ static void emit_body(struct tr *t, const struct insn *in)
 		tr_emit_sti(t, in);
 		return;
 	case OP_SWAPGS:
-		e_load_gs(o, T0, CPU_OFF(st.segs[SEG_GS].base));
-		e_load_gs(o, T1, CPU_OFF(st.msr_kernel_gs_base));
-		e_store_gs(o, T0, CPU_OFF(st.msr_kernel_gs_base));
-		e_store_gs(o, T1, CPU_OFF(st.segs[SEG_GS].base));
+		e_load(o, T0, CPU_OFF(st.segs[SEG_GS].base));
+		e_load(o, T1, CPU_OFF(st.msr_kernel_gs_base));
+		e_store(o, T0, CPU_OFF(st.msr_kernel_gs_base));
+		e_store(o, T1, CPU_OFF(st.segs[SEG_GS].base));
 		return;
-	case OP_MOV_FROM_SEG: /* movzx T0d, word gs:[selector] */
+	case OP_MOV_FROM_SEG: /* movzx T0d, word [selector] */
 		enc_emit(o, &(struct enc) { .map = 1,
 					    .opcode = 0xb7,
 					    .reg = T0,
-					    .kind = RM_GS,
+					    .kind = RM_CPU,
 					    .disp = CPU_OFF(st.segs) +
 						    in->seg_reg * (int)sizeof(struct vcpu_seg) +
 						    (int)offsetof(struct vcpu_seg, selector) });
@@ -283,8 +283,8 @@ static void emit_body(struct tr *t, const struct insn *in)
 				enc_emit(o, &(struct enc) { .prefix66 = 1,
 							    .opcode = 0x89,
 							    .reg = T0,
-							    .kind = RM_GS,
-							    .disp = REG_OFF(in->reg) });
+							    .kind = RM_CPU,
+							    .disp = HOME_OFF(in->reg) });
 			} else {
 				enc_emit(o, &(struct enc) { .prefix66 = 1,
 							    .opcode = 0x89,
@@ -313,7 +313,7 @@ static void emit_body(struct tr *t, const struct insn *in)
 			return;
 		}
 		tr_emit_mem_load(t, in);
-		e_store_gs(o, T0, CPU_OFF(spill[1]));
+		e_store(o, T0, CPU_OFF(spill[1]));
 		tr_emit_push(t, MOP_PUSH_SPILL, 0, false);
 		return;
 	case OP_POP_REG:
@@ -437,7 +437,7 @@ static void emit_cross_entry(struct tr *t)
 	t->fs = FLAGS_HW;
 	tr_want_flags_slot(t, t->live[0]);
 	t->b->entry[FLAGS_SLOT] = t->b->entry[FLAGS_DEAD] = o->p - t->cache->base;
-	e_load_gs(o, T0, CPU_OFF(vbase));
+	e_load(o, T0, CPU_OFF(vbase));
 	e_lea(o, t->wide, T0, T0, t->offs[0]);
 	tr_emit_jc_jump(t);
 }
@@ -463,15 +463,16 @@ static void emit_entries(struct tr *t)
 	while ((uintptr_t)o->p & 15)
 		out8(o, 0xcc);
 	t->b->jc_entry = o->p - t->cache->base;
-	e_rgs8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
+	e_rcpu8(o, true, 0x3b, T0, T1, jc + offsetof(struct bt_jc, at[0].rip));
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
-	enc_emit(
-	    o,
-	    &(struct enc) {
-		.opcode = 0x83, .reg = 7, .kind = RM_GS, .disp = CPU_OFF(pending), .imm_size = 1 });
+	enc_emit(o, &(struct enc) { .opcode = 0x83,
+				    .reg = 7,
+				    .kind = RM_CPU,
+				    .disp = CPU_OFF(pending),
+				    .imm_size = 1 });
 	e_jcc(o, 5, t->cache->stubs.jc_miss[bt_jc_class(t->key)]);
 	e_lea(o, true, T0, T0, -t->offs[0]);
-	e_store_gs(o, T0, CPU_OFF(vbase));
+	e_store(o, T0, CPU_OFF(vbase));
 	t->fs = wanted == FLAGS_SLOT ? FLAGS_SLOT : FLAGS_HW;
 	if (!cross)
 		entry[FLAGS_SLOT] = o->p - t->cache->base;

@@ -66,6 +66,7 @@ static void kvm_vm_free(struct accel_vm *avm)
 	kvm_sys_close(vm->fd);
 	kvm_sys_close(vm->kvm_fd);
 	free(vm->cpuid);
+	free(vm->cpuid_offered);
 	free(vm->power_on);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
@@ -167,11 +168,12 @@ static int kvm_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	vm->mmio = cfg->mmio;
 	vm->count = cfg->vcpu_count;
 	vm->opt_stats = cfg->debug && strstr(cfg->debug, "stats");
-	vm->opt_no_xsave = cfg->debug && strstr(cfg->debug, "no-xsave");
 	pthread_mutex_init(&vm->lock, NULL);
 	ret = open_vm(vm, err);
 	if (ret == 0)
 		ret = set_special_pages(vm, err);
+	if (ret == 0)
+		ret = kvm_cpuid_init(vm, err);
 	if (ret == 0)
 		ret = kvm_irq_init(vm, ret_irq, err);
 	if (ret == 0)
@@ -183,6 +185,45 @@ static int kvm_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	kvm_kick_init();
 	*ret_vm = (struct accel_vm *)vm;
 	return 0;
+}
+
+/* ---- the guest's CPU ---- */
+
+/* Of a host without a VM: what one here would be offered. */
+static int offer_of_host(struct cpu_id *ret_id, struct err *err)
+{
+	struct kvm_vm vm = { .kvm_fd = kvm_sys_open(), .count = 1 };
+	int ret = vm.kvm_fd < 0 ? err_set(err, -vm.kvm_fd, "/dev/kvm: %s", strerror(-vm.kvm_fd))
+				: kvm_cpuid_init(&vm, err);
+
+	if (ret == 0)
+		kvm_cpuid_offer(&vm, ret_id);
+	free(vm.cpuid);
+	free(vm.cpuid_offered);
+	kvm_sys_close(vm.kvm_fd);
+	return ret;
+}
+
+static int kvm_offer(struct accel_vm *avm, struct cpu_id *ret_id, struct err *err)
+{
+	if (!avm)
+		return offer_of_host(ret_id, err);
+	kvm_cpuid_offer((struct kvm_vm *)avm, ret_id);
+	return 0;
+}
+
+static int kvm_show(struct accel_vm *avm, const struct cpu_id *id, struct err *err)
+{
+	struct kvm_vm *vm = (struct kvm_vm *)avm;
+	int ret = 0;
+
+	if (!memcmp(id, &vm->cpu, sizeof(*id)))
+		return 0;
+	kvm_cpuid_show(vm, id);
+	/* The kernel refuses another CPU once a vCPU has run. */
+	for (unsigned i = 0; i < vm->count && vm->cpus[i] && ret == 0; i++)
+		ret = kvm_cpuid_set(vm->cpus[i], err);
+	return ret < 0 ? err_prefix(err, ret, "another CPU for a machine that has run") : 0;
 }
 
 /* ---- vCPUs ---- */
@@ -213,12 +254,10 @@ static int make_vcpu(struct kvm_vcpu *cpu, struct err *err)
 	if (!cpu->run)
 		return err_set(err, errno, "its shared page: %s", strerror(errno));
 	/* The rate is known to vCPUs, CPUID needs it before any runs. */
-	if (!vm->cpuid) {
+	if (!vm->tsc_khz) {
 		ret = kvm_sys_call(cpu->fd, KVM_GET_TSC_KHZ, 0);
 		vm->tsc_khz = ret > 0 ? (unsigned)ret : 0;
-		ret = kvm_cpuid_init(vm, err);
-		if (ret < 0)
-			return ret;
+		kvm_cpuid_set_rates(vm);
 	}
 	ret = kvm_cpuid_set(cpu, err);
 	return ret < 0 ? ret : kvm_state_init(cpu, err);
@@ -320,6 +359,8 @@ const struct accel_ops accel_kvm = {
 	.probe = kvm_probe,
 	.vm_new = kvm_vm_new,
 	.vm_free = kvm_vm_free,
+	.cpu_offer = kvm_offer,
+	.cpu_show = kvm_show,
 	.vcpu_new = kvm_vcpu_new,
 	.vcpu_free = kvm_vcpu_free,
 	.vcpu_run = kvm_vcpu_run,

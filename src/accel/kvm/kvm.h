@@ -47,8 +47,9 @@ struct kvm_vm {
 	unsigned count;
 	size_t run_size;
 	unsigned tsc_khz;
-	bool opt_stats, opt_no_xsave;
-	struct kvm_cpuid2 *cpuid;   /* as vCPU 0 sees it, but for IDs */
+	bool opt_stats;
+	struct kvm_cpuid2 *cpuid_offered, *cpuid; /* the latter as vCPU 0 sees it, but for IDs */
+	struct cpu_id cpu;
 	uint64_t xcr0_max;	    /* what of the extended state guests may use */
 	unsigned xstate_offset[64]; /* in the host's standard format */
 	unsigned msr_count;	    /* of the table in kvm_state.c, those that this kernel has */
@@ -63,8 +64,11 @@ struct kvm_vm {
 int kvm_call(int fd, unsigned long request, const char *name, void *arg, struct err *err);
 #define KVM_CALL(fd, request, arg, err) kvm_call(fd, request, #request, arg, err)
 
-/* kvm_cpuid.c */
+/* kvm_cpuid.c; what is shown is what is offered until kvm_cpuid_show() */
 int kvm_cpuid_init(struct kvm_vm *vm, struct err *err);
+void kvm_cpuid_set_rates(struct kvm_vm *vm);
+void kvm_cpuid_offer(struct kvm_vm *vm, struct cpu_id *ret_id);
+void kvm_cpuid_show(struct kvm_vm *vm, const struct cpu_id *id);
 int kvm_cpuid_set(struct kvm_vcpu *cpu, struct err *err);
 
 /* kvm_state.c: accel_ops.vcpu_get_state, vcpu_set_state */

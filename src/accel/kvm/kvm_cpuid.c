@@ -4,6 +4,9 @@
  * state does not carry, plus topology (Intel SDM volume 2, CPUID; AMD APM
  * volume 3, appendix E; the KVM leaves as Linux documents them).
  *
+ * That is what can be offered, vm->cpuid_offered; vm->cpuid is what is shown of it, with the
+ * features that the choice of a CPU (vm/cpu_model.h) leaves.
+ *
  * Hidden because their state is in no saved vCPU: AMX, MPX, CET, protection
  * keys for supervisors, performance counters, processor trace, SGX, last
  * branch records, user waits, asynchronous page faults, and virtualisation itself.
@@ -52,25 +55,6 @@ static const struct edit {
 	/* old MMU calls, asynchronous page faults, migration control, long MSI destinations */
 	{ 0x40000001, 0, EAX, BIT(2) | BIT(4) | BIT(10) | BIT(14) | BIT(15) | BIT(16) | BIT(17),
 	  0 },
-};
-
-/*
- * The debug option no-xsave: XSAVE and what needs it. For QEMU's emulation of SVM (7.2), which does
- * not stop at XSETBV: KVM never learns what the guest enabled, and takes it away at the next entry.
- */
-static const struct edit no_xsave[] = {
-	{ 1, 0, ECX, BIT(12) | BIT(26) | BIT(28) | BIT(29), 0 },
-	{ 7, 0, EBX,
-	  BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31),
-	  0 },
-	{ 7, 0, ECX, BIT(1) | BIT(3) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14), 0 },
-	{ 7, 0, EDX, BIT(2) | BIT(3) | BIT(8) | BIT(23), 0 },
-	{ 7, 1, EAX, BIT(4) | BIT(5) | BIT(23), 0 },
-	{ 0xd, 0, EAX, ~0u, 0 },
-	{ 0xd, 0, EBX, ~0u, 0 },
-	{ 0xd, 0, ECX, ~0u, 0 },
-	{ 0xd, 1, EAX, ~0u, 0 },
-	{ 0x80000001, 0, ECX, BIT(11) | BIT(16), 0 },
 };
 
 /* Leaves of which nothing is shown, or which are made anew: PMU, SGX, trace, AMX, topology, ... */
@@ -168,8 +152,8 @@ static void edit_topology(struct kvm_vm *vm, bool amd)
 {
 	unsigned count = vm->count;
 
-	for (unsigned i = 0; i < vm->cpuid->nent; i++) {
-		struct kvm_cpuid_entry2 *e = &vm->cpuid->entries[i];
+	for (unsigned i = 0; i < vm->cpuid_offered->nent; i++) {
+		struct kvm_cpuid_entry2 *e = &vm->cpuid_offered->entries[i];
 
 		switch (e->function) {
 		case 1:
@@ -191,7 +175,7 @@ static void edit_topology(struct kvm_vm *vm, bool amd)
 	/* Threads, then cores; the IDs follow in kvm_cpuid_set(). */
 	for (unsigned sub = 0; sub < 3; sub++) {
 		struct kvm_cpuid_entry2 *e =
-		    add(vm->cpuid, 0xb, sub, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+		    add(vm->cpuid_offered, 0xb, sub, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
 
 		e->eax = sub == 1 ? id_bits(count) : 0;
 		e->ebx = sub == 0 ? 1 : sub == 1 ? count : 0;
@@ -199,27 +183,28 @@ static void edit_topology(struct kvm_vm *vm, bool amd)
 	}
 }
 
-/* Where the parts of the extended state lie on this host, and how much there is of it. */
-static void learn_xstate(struct kvm_vm *vm)
+/* The parts of the extended state that a guest with @xcr0 at most can use. */
+static void show_xstate(struct kvm_vm *vm, uint64_t xcr0)
 {
 	struct kvm_cpuid_entry2 *e = find(vm->cpuid, 0xd, 0);
 	uint32_t size = 576;
 
-	vm->xcr0_max = 3;
-	/* without XSAVE the leaf may be there, all zero */
-	if (!e || !e->eax)
+	vm->xcr0_max = xcr0 | 3; /* x87 and SSE are in use without XSAVE, too */
+	if (!e)
 		return;
-	vm->xcr0_max = e->eax;
-	for (unsigned i = 2; i < 32; i++) {
+	e->eax = xcr0 == 1 ? 0 : (uint32_t)xcr0;
+	for (unsigned i = 2; i < CPU_XSTATE_PARTS; i++) {
 		struct kvm_cpuid_entry2 *part = find(vm->cpuid, 0xd, i);
 
-		if (!(vm->xcr0_max >> i & 1) || !part)
+		if (!part)
 			continue;
-		vm->xstate_offset[i] = part->ebx;
-		if (part->ebx + part->eax > size)
+		if (!(xcr0 >> i & 1))
+			part->eax = part->ebx = part->ecx = part->edx = 0;
+		else if (part->ebx + part->eax > size)
 			size = part->ebx + part->eax;
 	}
-	e->ecx = size;
+	e->ecx = e->eax ? size : 0;
+	e->ebx = e->eax ? 576 : 0;
 }
 
 static void apply(struct kvm_cpuid2 *list, const struct edit *table, size_t count)
@@ -235,14 +220,12 @@ static void apply(struct kvm_cpuid2 *list, const struct edit *table, size_t coun
 
 static void edit(struct kvm_vm *vm)
 {
-	struct kvm_cpuid2 *list = vm->cpuid;
+	struct kvm_cpuid2 *list = vm->cpuid_offered;
 	struct kvm_cpuid_entry2 *e = find(list, 0, 0);
 	bool amd = e && (e->ebx == 0x68747541 /* Auth */ || e->ebx == 0x6f677948 /* Hygo */);
 
 	drop(list);
 	apply(list, edits, ARRAY_SIZE(edits));
-	if (vm->opt_no_xsave)
-		apply(list, no_xsave, ARRAY_SIZE(no_xsave));
 	/* Not in the list although the kernel has it: the list knows no in-kernel local APIC. */
 	e = find(list, 1, 0);
 	if (e && kvm_sys_call(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
@@ -250,34 +233,143 @@ static void edit(struct kvm_vm *vm)
 	e = find(list, 0, 0);
 	if (e && e->eax > 0x1a)
 		e->eax = 0x1a;
-	/* Rates of TSC and APIC timer, where hypervisors tell them */
-	e = find(list, 0x40000000, 0);
-	if (e && vm->tsc_khz) {
-		e->eax = 0x40000010;
-		e = add(list, 0x40000010, 0, 0);
-		e->eax = vm->tsc_khz;
-		e->ebx = 1000000;
-	}
 	edit_topology(vm, amd);
-	learn_xstate(vm);
+}
+
+static struct kvm_cpuid2 *new_list(void)
+{
+	return calloc(1, sizeof(struct kvm_cpuid2) +
+			     KVM_CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2));
 }
 
 int kvm_cpuid_init(struct kvm_vm *vm, struct err *err)
 {
+	struct cpu_id id;
 	int ret;
 
-	vm->cpuid =
-	    calloc(1, sizeof(*vm->cpuid) + KVM_CPUID_ENTRIES * sizeof(vm->cpuid->entries[0]));
-	if (!vm->cpuid)
+	vm->cpuid = new_list();
+	vm->cpuid_offered = new_list();
+	if (!vm->cpuid || !vm->cpuid_offered)
 		return err_set(err, ENOMEM, "CPUID: out of memory");
-	vm->cpuid->nent = KVM_CPUID_ENTRIES - ENTRIES_ADDED;
-	ret = KVM_CALL(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, vm->cpuid, err);
+	vm->cpuid_offered->nent = KVM_CPUID_ENTRIES - ENTRIES_ADDED;
+	ret = KVM_CALL(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, vm->cpuid_offered, err);
 	if (ret < 0)
 		return ret;
-	if (vm->cpuid->nent > KVM_CPUID_ENTRIES - ENTRIES_ADDED)
+	if (vm->cpuid_offered->nent > KVM_CPUID_ENTRIES - ENTRIES_ADDED)
 		return err_set(err, EINVAL, "CPUID: the kernel has too many leaves");
 	edit(vm);
+	kvm_cpuid_offer(vm, &id);
+	for (unsigned i = 0; i < CPU_XSTATE_PARTS; i++)
+		vm->xstate_offset[i] = id.xstate_offset[i];
+	kvm_cpuid_show(vm, &id);
 	return 0;
+}
+
+static uint32_t value(struct kvm_cpuid2 *list, uint32_t leaf, uint32_t sub, enum reg reg)
+{
+	struct kvm_cpuid_entry2 *e = find(list, leaf, sub);
+
+	return e ? *reg_of(e, reg) : 0;
+}
+
+void kvm_cpuid_offer(struct kvm_vm *vm, struct cpu_id *ret_id)
+{
+	struct kvm_cpuid2 *list = vm->cpuid_offered;
+	uint32_t vendor[3] = { value(list, 0, 0, EBX), value(list, 0, 0, EDX),
+			       value(list, 0, 0, ECX) };
+	uint32_t bits = value(list, 0x80000008, 0, EAX) & 0xff;
+
+	*ret_id = (struct cpu_id) { .signature = value(list, 1, 0, EAX),
+				    .phys_bits = bits ? bits : 36,
+				    .max_leaf = value(list, 0, 0, EAX),
+				    .max_ext_leaf = value(list, 0x80000000, 0, EAX) };
+	memcpy(ret_id->vendor, vendor, sizeof(vendor));
+	for (unsigned i = 0; i < CPU_WORDS; i++) {
+		uint32_t leaf, sub;
+		unsigned reg;
+
+		cpu_word_place(i, &leaf, &sub, &reg);
+		ret_id->word[i] = value(list, leaf, sub, reg) & cpu_word_features(i);
+	}
+	for (unsigned i = 2; i < CPU_XSTATE_PARTS; i++)
+		ret_id->xstate_offset[i] = value(list, 0xd, i, EBX);
+}
+
+static void show_words(struct kvm_cpuid2 *list, const struct cpu_id *id)
+{
+	for (unsigned i = 0; i < CPU_WORDS; i++) {
+		struct kvm_cpuid_entry2 *e;
+		uint32_t leaf, sub, *r;
+		unsigned reg;
+
+		cpu_word_place(i, &leaf, &sub, &reg);
+		e = find(list, leaf, sub);
+		r = e ? reg_of(e, reg) : NULL;
+		if (r)
+			*r = (*r & ~cpu_word_features(i)) | id->word[i];
+	}
+}
+
+static bool is_beyond(uint32_t leaf, const struct cpu_id *id)
+{
+	return (leaf > id->max_leaf && leaf < 0x40000000) || leaf > id->max_ext_leaf;
+}
+
+/* Its limits, and nothing beyond them: the kernel shows every leaf that is in the list. */
+static void show_limits(struct kvm_cpuid2 *list, const struct cpu_id *id)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < list->nent; i++) {
+		struct kvm_cpuid_entry2 *e = &list->entries[i];
+
+		switch (e->function) {
+		case 0:
+			e->eax = id->max_leaf;
+			break;
+		case 1:
+			e->eax = id->signature;
+			break;
+		case 0x80000000:
+			e->eax = id->max_ext_leaf;
+			break;
+		case 0x80000001:
+			e->eax = e->eax ? id->signature : 0;
+			break;
+		case 0x80000008:
+			e->eax = (e->eax & ~0xffu) | id->phys_bits;
+			break;
+		}
+		if (!is_beyond(e->function, id))
+			list->entries[kept++] = *e;
+	}
+	list->nent = kept;
+}
+
+void kvm_cpuid_show(struct kvm_vm *vm, const struct cpu_id *id)
+{
+	memcpy(vm->cpuid, vm->cpuid_offered,
+	       sizeof(*vm->cpuid) + vm->cpuid_offered->nent * sizeof(struct kvm_cpuid_entry2));
+	show_words(vm->cpuid, id);
+	show_limits(vm->cpuid, id);
+	show_xstate(vm, cpu_id_xcr0(id));
+	vm->cpu = *id;
+}
+
+/* Rates of TSC and APIC timer, where hypervisors tell them */
+void kvm_cpuid_set_rates(struct kvm_vm *vm)
+{
+	struct kvm_cpuid_entry2 *e = find(vm->cpuid_offered, 0x40000000, 0);
+	struct cpu_id id;
+
+	if (!e || !vm->tsc_khz)
+		return;
+	e->eax = 0x40000010;
+	e = add(vm->cpuid_offered, 0x40000010, 0, 0);
+	e->eax = vm->tsc_khz;
+	e->ebx = 1000000;
+	id = vm->cpu;
+	kvm_cpuid_show(vm, &id);
 }
 
 int kvm_cpuid_set(struct kvm_vcpu *cpu, struct err *err)

@@ -5,14 +5,17 @@
  * kernel's ring 0 at a few million instructions a second or fails on its rarer
  * instructions. So after permission, version and abilities comes a trial.
  *
- * The caller's limit holds whatever the kernel does: opening the device and
- * asking for numbers does not block, and everything else is in another process.
+ * The caller's limit holds whatever the kernel does, opening the device included (which may load a
+ * module): all of that is in a process of its own, which can hang in the kernel, be killed, or take
+ * its time to tear a VM down. The caller waits for what it tells; when the time is over it decides
+ * by what is known, and says so.
  */
+#include <errno.h>
+#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <grp.h>
 #include <time.h>
 
 #include "accel/kvm/kvm.h"
@@ -20,7 +23,12 @@
 #include "base/util.h"
 
 #define API_VERSION 12
-#define MARGIN_MS 5 /* of the limit, for what comes before and after the trial */
+
+/*
+ * Of the limit: until a thread of a busy host that has slept runs again, and what comes after. A
+ * verdict comes much sooner anyway, where the device answers at all.
+ */
+#define MARGIN_MS 15
 
 static const struct {
 	unsigned cap;
@@ -58,136 +66,146 @@ static const char *device_group(char *buf, size_t size)
 	return found->gr_name;
 }
 
-static int refuse(struct accel_probe *p, const char *verdict, int errnum, struct err *err)
+/* A verdict, in the process that tries. */
+static void refuse(struct trial *t, const char *verdict, int errnum)
 {
-	p->verdict = verdict;
-	return err_set(err, errnum, "%s", p->reason);
+	t->verdict = verdict;
+	t->errnum = errnum;
+	trial_add(t, TRIAL_FAILED | TRIAL_END);
 }
 
-static int open_device(struct accel_probe *p, int *ret_fd, struct err *err)
+static void refuse_open(struct trial *t, int errnum)
 {
-	int fd = kvm_sys_open();
 	char buf[1024];
 	const char *group;
 
-	if (fd >= 0) {
-		*ret_fd = fd;
-		return 0;
-	}
-	if (fd != -EACCES && fd != -EPERM) {
-		snprintf(p->reason, sizeof(p->reason), "/dev/kvm: %s", strerror(-fd));
-		return refuse(p, "absent", fd == -ENOENT ? ENOENT : ENODEV, err);
+	if (errnum != EACCES && errnum != EPERM) {
+		snprintf(t->why, sizeof(t->why), "/dev/kvm: %s", strerror(errnum));
+		refuse(t, "absent", errnum == ENOENT ? ENOENT : ENODEV);
+		return;
 	}
 	group = device_group(buf, sizeof(buf));
 	if (group)
-		snprintf(p->reason, sizeof(p->reason),
+		snprintf(t->why, sizeof(t->why),
 			 "/dev/kvm: no permission; members of group '%s' have it: usermod -aG %s "
 			 "USER, then log in anew",
 			 group, group);
 	else
-		snprintf(p->reason, sizeof(p->reason),
-			 "/dev/kvm: no permission; only its owner has it");
-	return refuse(p, "forbidden", EACCES, err);
+		snprintf(t->why, sizeof(t->why), "/dev/kvm: no permission; only its owner has it");
+	refuse(t, "forbidden", EACCES);
 }
 
-static int check_abilities(int fd, struct accel_probe *p, struct err *err)
+static bool has_abilities(int fd, struct trial *t)
 {
 	int version = kvm_sys_call(fd, KVM_GET_API_VERSION, 0);
 
 	if (version != API_VERSION) {
-		snprintf(p->reason, sizeof(p->reason), "/dev/kvm: API version %d, not %d", version,
+		snprintf(t->why, sizeof(t->why), "/dev/kvm: API version %d, not %d", version,
 			 API_VERSION);
-		return refuse(p, "old", EOPNOTSUPP, err);
+		refuse(t, "old", EOPNOTSUPP);
+		return false;
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(needed); i++) {
 		if (kvm_sys_call(fd, KVM_CHECK_EXTENSION, needed[i].cap) > 0)
 			continue;
-		snprintf(p->reason, sizeof(p->reason), "/dev/kvm: the host's kernel lacks %s",
+		snprintf(t->why, sizeof(t->why), "/dev/kvm: the host's kernel lacks %s",
 			 needed[i].name);
-		return refuse(p, "old", EOPNOTSUPP, err);
+		refuse(t, "old", EOPNOTSUPP);
+		return false;
 	}
-	return 0;
+	return true;
 }
 
-static int judge(const struct trial *t, unsigned limit_ms, struct accel_probe *p, struct err *err)
+static void try(struct trial *t)
 {
-	uint32_t stage = __atomic_load_n(&t->stage, __ATOMIC_ACQUIRE);
+	int fd = kvm_sys_open();
 
-	if (stage == TRIAL_FAILED) {
+	if (fd < 0)
+		refuse_open(t, -fd);
+	else if (has_abilities(fd, t))
+		trial_run(fd, t);
+}
+
+static int verdict(struct accel_probe *p, const char *word, int errnum, struct err *err)
+{
+	p->verdict = word;
+	return errnum ? err_set(err, errnum, "%s", p->reason) : 0;
+}
+
+static void add_text(struct accel_probe *p, const char *fmt, double val)
+{
+	size_t len = strlen(p->reason);
+
+	snprintf(p->reason + len, sizeof(p->reason) - len, fmt, val);
+}
+
+/* @known: what was known when the time was over; more may come any moment */
+static int judge(const struct trial *t, uint32_t known, unsigned limit_ms, struct accel_probe *p,
+		 struct err *err)
+{
+	if (known & TRIAL_PLAIN) {
 		p->ring0_mips = t->ring0_mips;
 		p->native_mips = t->native_mips;
-		snprintf(p->reason, sizeof(p->reason),
-			 "/dev/kvm is there but fails: %.120s (plain ring-0 code: %.4g million "
-			 "instructions/s)",
-			 t->why, t->ring0_mips);
-		return refuse(p, "broken", ENODEV, err);
 	}
-	if (stage < TRIAL_PLAIN) {
-		snprintf(p->reason, sizeof(p->reason),
-			 "/dev/kvm is there but gave no answer within %u ms", limit_ms);
-		return refuse(p, "stuck", ETIMEDOUT, err);
+	if (known & TRIAL_FAILED) {
+		snprintf(p->reason, sizeof(p->reason), "%s", t->why);
+		return verdict(p, t->verdict, t->errnum, err);
 	}
-	p->ring0_mips = t->ring0_mips;
-	p->native_mips = t->native_mips;
-	if (t->ring0_mips < t->native_mips * TRIAL_SHARE_MIN) {
+	if ((known & TRIAL_PLAIN) && t->ring0_mips < t->native_mips * TRIAL_SHARE_MIN) {
 		snprintf(
 		    p->reason, sizeof(p->reason),
 		    "/dev/kvm is there but crawls: ring-0 code at %.4g million instructions/s, "
 		    "%.4g on the host itself",
 		    p->ring0_mips, p->native_mips);
-		return refuse(p, "slow", ENODEV, err);
+		return verdict(p, "slow", ENODEV, err);
 	}
-	snprintf(p->reason, sizeof(p->reason),
-		 "ring-0 code at %.4g million instructions/s, %.4g on the host itself",
-		 p->ring0_mips, p->native_mips);
-	if (stage < TRIAL_KERNEL || t->rounds_per_ms < TRIAL_ROUNDS_MIN) {
+	if (!(known & TRIAL_KERNEL)) {
+		snprintf(p->reason, sizeof(p->reason),
+			 "/dev/kvm is there but gave no answer within %u ms", limit_ms);
+		return verdict(p, "stuck", ETIMEDOUT, err);
+	}
+	if (t->rounds_per_ms < TRIAL_ROUNDS_MIN) {
 		snprintf(p->reason, sizeof(p->reason),
 			 "/dev/kvm is there but crawls on privileged instructions");
-		return refuse(p, "slow", ENODEV, err);
+		return verdict(p, "slow", ENODEV, err);
 	}
-	p->exit_ns = stage == TRIAL_DONE ? t->exit_ns : 0;
-	if (p->exit_ns) {
-		size_t len = strlen(p->reason);
-
-		snprintf(p->reason + len, sizeof(p->reason) - len, ", an exit takes %.3g us",
-			 (double)p->exit_ns / 1000);
-	}
-	p->verdict = "usable";
-	return 0;
-}
-
-static int try(int fd, unsigned limit_ms, struct accel_probe *p, struct err *err)
-{
-	struct trial *t =
-	    mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	uint64_t deadline_ns = now_ns() + (limit_ms - MARGIN_MS) * 1000000ull;
-	pid_t pid;
-	int ret;
-
-	if (t == MAP_FAILED)
-		return err_set(err, ENOMEM, "trial: out of memory");
-	ret = trial_start(fd, t, &pid);
-	if (ret == 0) {
-		trial_end(t, pid, deadline_ns);
-		ret = judge(t, limit_ms, p, err);
+	if (known & TRIAL_PLAIN) {
+		add_text(p, "ring-0 code at %.4g million instructions/s", p->ring0_mips);
+		add_text(p, ", %.4g on the host itself", p->native_mips);
 	} else {
-		snprintf(p->reason, sizeof(p->reason), "trial: %s", strerror(-ret));
-		ret = refuse(p, "broken", -ret, err);
+		add_text(p,
+			 "privileged instructions are quick; the rest was not tried within %.0f ms",
+			 limit_ms);
 	}
-	munmap(t, sizeof(*t));
-	return ret;
+	p->exit_ns = known & TRIAL_EXIT ? t->exit_ns : 0;
+	if (p->exit_ns)
+		add_text(p, ", an exit takes %.3g us", (double)p->exit_ns / 1000);
+	return verdict(p, "usable", 0, err);
 }
 
 int kvm_probe(struct accel_probe *p, unsigned limit_ms, struct err *err)
 {
-	int fd = -1, ret;
+	uint64_t deadline_ns = now_ns() + (limit_ms - MARGIN_MS) * 1000000ull;
+	struct trial *t =
+	    mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid;
+	int ret;
 
 	*p = (struct accel_probe) { .verdict = "broken" };
-	ret = open_device(p, &fd, err);
-	if (ret == 0)
-		ret = check_abilities(fd, p, err);
-	if (ret == 0)
-		ret = try(fd, limit_ms, p, err);
-	kvm_sys_close(fd);
+	if (t == MAP_FAILED)
+		return err_set(err, ENOMEM, "trial: out of memory");
+	t->brief = limit_ms < PROBE_ASKED_MS;
+	t->until_ns = deadline_ns - MARGIN_MS * 1000000ull;
+	ret = trial_start(try, t, &pid);
+	if (ret == 0) {
+		uint32_t known = trial_wait(t, deadline_ns);
+
+		ret = judge(t, known, limit_ms, p, err);
+		trial_end(pid);
+	} else {
+		snprintf(p->reason, sizeof(p->reason), "trial: %s", strerror(-ret));
+		ret = verdict(p, "broken", -ret, err);
+	}
+	munmap(t, sizeof(*t));
 	return ret;
 }

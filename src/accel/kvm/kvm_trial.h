@@ -3,6 +3,7 @@
 #ifndef EYOT_ACCEL_KVM_TRIAL_H
 #define EYOT_ACCEL_KVM_TRIAL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -14,28 +15,42 @@
  */
 #define TRIAL_ROUNDS_MIN 5.0
 
-enum trial_stage {
-	TRIAL_BEGUN,
-	TRIAL_PLAIN,  /* ring0_mips and native_mips are known */
-	TRIAL_KERNEL, /* rounds_per_ms is known */
-	TRIAL_DONE,   /* exit_ns, too */
-	TRIAL_FAILED, /* why says what */
+/* What is known, as bits that are added one by one. */
+enum trial_known {
+	TRIAL_PLAIN = 1,  /* ring0_mips and native_mips */
+	TRIAL_KERNEL = 2, /* rounds_per_ms */
+	TRIAL_EXIT = 4,	  /* exit_ns */
+	TRIAL_FAILED =
+	    8,		/* why says what, verdict and errnum what that means; nothing will follow */
+	TRIAL_END = 16, /* nothing will follow */
 };
 
 /* Shared between the process that tries and the one that waits for it. */
 struct trial {
-	uint32_t stage; /* enum trial_stage; atomic, written last */
+	bool brief;	/* what is dear and decides nothing is left out */
+	uint32_t known; /* enum trial_known; atomic, added to last; a futex */
 	double ring0_mips, native_mips;
-	double rounds_per_ms; /* of privileged instructions, a handful a round */
-	uint64_t exit_ns;
-	char why[128];
+	double rounds_per_ms;	    /* of privileged instructions, a handful a round */
+	uint64_t exit_ns, until_ns; /* until_ns: when trying anew must end (CLOCK_MONOTONIC) */
+	const char *verdict;
+	int errnum;
+	char why[256];
 };
 
-/** trial_start() - run the trial in another process; @t is shared memory; 0 or -errno */
-int trial_start(int kvm_fd, struct trial *t, pid_t *ret_pid);
+/** trial_add() - make something known; in the process that tries */
+void trial_add(struct trial *t, uint32_t bits);
 
-/** trial_end() - wait until it is done or @deadline_ns (CLOCK_MONOTONIC), and end it; up to 4 ms
- * more */
-void trial_end(const struct trial *t, pid_t pid, uint64_t deadline_ns);
+/** trial_run() - try; in the process of trial_start() */
+void trial_run(int kvm_fd, struct trial *t);
+
+/** trial_start() - call @try in a process of its own, which may hang or die of it; 0 or -errno
+ * @t: shared memory */
+int trial_start(void (*try)(struct trial *t), struct trial *t, pid_t *ret_pid);
+
+/** trial_wait() - until nothing follows or @deadline_ns (CLOCK_MONOTONIC); what is known then */
+uint32_t trial_wait(struct trial *t, uint64_t deadline_ns);
+
+/** trial_end() - end the process; returns at once */
+void trial_end(pid_t pid);
 
 #endif
