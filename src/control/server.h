@@ -37,10 +37,10 @@ int control_server_new(const struct control_server_config *cfg, const char *wher
  * control_server_free() - end it; NULL is fine
  * Unanswered calls are failed ("cancelled"), what clients take at once is sent, the path removed.
  */
+void control_server_free(struct control_server *server);
+
 /** control_server_release_socket() - the path that was made, for the caller to remove and free */
 char *control_server_release_socket(struct control_server *server);
-
-void control_server_free(struct control_server *server);
 
 /** control_event() - tell all subscribers; @data: an object, taken over; NULL: none */
 void control_event(struct control_server *server, const char *name, json_t *data);

@@ -132,6 +132,8 @@ struct disk_options {
 	enum aio_engine engine; /* AIO_AUTO unless a test asks */
 	enum disk_format format;
 	enum disk_cache cache;
+	bool has_fd; /* the image is open already, as fd, which is borrowed */
+	int fd;
 	const char *internal; /* name or ID of a qcow2 image's own snapshot; needs readonly */
 	struct disk_limits limits;
 };

@@ -48,7 +48,7 @@ static int raw_grow(struct disk *disk, uint64_t size, struct err *err)
 	uint64_t host;
 	struct stat st;
 
-	/* sandbox: loop: newfstatat, ioctl(*, BLKGETSIZE64), ftruncate */
+	/* sandbox: loop: newfstatat(*, *, *, AT_EMPTY_PATH), ioctl(*, BLKGETSIZE64), ftruncate */
 	if (fstat(file->fd, &st) < 0)
 		return err_set(err, errno, "%s", strerror(errno));
 	if (S_ISBLK(st.st_mode)) {
@@ -97,6 +97,7 @@ static int image_size(int fd, const char *path, uint64_t *ret_size, unsigned *re
 {
 	struct stat st;
 
+	/* sandbox: loop: newfstatat(*, *, *, AT_EMPTY_PATH), ioctl(*, BLKGETSIZE64) */
 	if (fstat(fd, &st) < 0)
 		return err_set(err, errno, "disk '%s': %s", path, strerror(errno));
 	if (S_ISREG(st.st_mode)) {
@@ -138,6 +139,20 @@ static int go_direct(int fd, const char *path, struct err *err)
 	return 0;
 }
 
+/* A descriptor of our own for a file that somebody else has opened. */
+static int take_fd(int fd, bool writable)
+{
+	/* sandbox: loop: fcntl(*, F_GETFL), fcntl(*, F_DUPFD_CLOEXEC) */
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0 && (flags & O_ACCMODE) != (writable ? O_RDWR : O_RDONLY) &&
+	    (writable || (flags & O_ACCMODE) != O_RDWR)) {
+		errno = EACCES;
+		return -1;
+	}
+	return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 int file_open(struct file *file, const char *path, const struct disk_options *opt,
 	      unsigned *ret_block, struct err *err)
 {
@@ -147,7 +162,9 @@ int file_open(struct file *file, const char *path, const struct disk_options *op
 
 	*file = (struct file) { .fd = -1 };
 	/* O_NONBLOCK: a FIFO must not hold us up before it is refused. */
-	fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	fd = opt->has_fd
+		 ? take_fd(opt->fd, writable)
+		 : open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
 		return err_set(err, errno, "disk '%s': cannot open it%s: %s", path,
 			       writable && (errno == EACCES || errno == EROFS || errno == EPERM)
@@ -157,6 +174,7 @@ int file_open(struct file *file, const char *path, const struct disk_options *op
 	ret = image_size(fd, path, &file->eof, ret_block, err);
 	if (ret < 0)
 		return ret;
+	/* sandbox: loop: fcntl(*, F_SETFL), fcntl(*, F_GETFL) */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 	ret = image_lock(fd, path, writable, err);
 	if (ret == 0 && opt->cache == DISK_CACHE_NONE)

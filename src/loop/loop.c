@@ -291,6 +291,7 @@ int loop_timer_add(struct loop *loop, void (*fn)(void *arg), void *arg,
 	t->s.arg = arg;
 	t->fn = fn;
 	/* sandbox: loop net: timerfd_create */
+	/* sandbox: loop: timerfd_create */
 	t->s.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (t->s.fd < 0) {
 		ret = -errno;

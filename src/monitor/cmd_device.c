@@ -25,22 +25,40 @@ static void added(struct control_call *call, struct commander *cmd, const char *
 	control_reply(call, json_pack("{s:s, s:i}", "id", id, "slot", (int)slot));
 }
 
+/* Inside the sandbox there are no files, and no system call to make a ring of io_uring. */
+static int give_image(struct disk_options *o, int fd, bool sandbox, struct err *err)
+{
+	o->has_fd = fd >= 0;
+	o->fd = fd;
+	if (sandbox)
+		o->engine = AIO_THREADS;
+	if (sandbox && fd < 0)
+		return err_set(err, EACCES,
+			       "disk-add: the sandbox opens no files: send the image's descriptor "
+			       "along, as eyot-vmm ctl does");
+	return 0;
+}
+
 void command_disk_add(struct control_call *call, void *opaque)
 {
 	struct commander *cmd = opaque;
 	struct config *scratch = calloc(1, sizeof(*scratch));
 	struct err err = { .text = "out of memory" };
 	char id[MACHINE_ID_SIZE];
-	int ret = -ENOMEM;
+	int fd = control_take_fd(call), ret = -ENOMEM;
 
 	if (scratch)
 		ret = config_disk_json(scratch, "disk-add",
 				       json_object_get(control_args(call), "disk"), &err);
 	if (ret == 0)
+		ret = give_image(&scratch->disks[0].o, fd, cmd->c.cfg->sandbox, &err);
+	if (ret == 0)
 		ret = machine_add_disk(cmd->c.machine, &scratch->disks[0], id, &err);
 	if (scratch)
 		config_disks_drop(scratch);
 	free(scratch);
+	if (fd >= 0)
+		close(fd);
 	if (ret < 0)
 		control_fail(call, ret, &err);
 	else
@@ -58,6 +76,12 @@ void command_net_add(struct control_call *call, void *opaque)
 
 	ret = json_is_string(value) ? config_net_parse(&net, json_string_value(value), &err)
 				    : config_net_json(&net, value, &err);
+	if (ret == 0 && cmd->c.cfg->sandbox) {
+		ret = err_set(&err, EOPNOTSUPP,
+			      "net-add: the sandbox lets no network be made while the guest runs; "
+			      "--sandbox off does");
+		config_net_done(&net);
+	}
 	if (ret == 0) {
 		ret = machine_add_net(cmd->c.machine, &net, id, &err);
 		config_net_done(&net);

@@ -46,6 +46,19 @@ static void describe_net(const struct machine *m, unsigned i, json_t *list)
 					      "link", info.link_up ? "up" : "down"));
 }
 
+static void describe_balloon(const struct machine *m, json_t *list)
+{
+	struct virtio_balloon_info info;
+	json_t *o;
+
+	virtio_balloon_get_info(m->balloon, &info);
+	o = json_pack("{s:s, s:s, s:i, s:I, s:I, s:I}", "id", "balloon", "kind", "balloon", "slot",
+		      (int)m->balloon->pci.slot, "target_bytes", (json_int_t)info.target_bytes,
+		      "actual_bytes", (json_int_t)info.actual_bytes, "reported_bytes",
+		      (json_int_t)info.reported_bytes);
+	json_array_append_new(list, o);
+}
+
 static json_t *devices(const struct machine *m)
 {
 	json_t *list = json_array();
@@ -55,6 +68,12 @@ static json_t *devices(const struct machine *m)
 	if (m->vcon)
 		json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "id", "console", "kind",
 						      "console", "slot", (int)m->vcon->pci.slot));
+	if (m->vsock)
+		json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I}", "id", "vsock", "kind",
+						      "vsock", "slot", (int)m->vsock->pci.slot,
+						      "cid", (json_int_t)m->cfg->vsock.cid));
+	if (m->balloon)
+		describe_balloon(m, list);
 	for (unsigned i = 0; i < CONFIG_DISKS_MAX; i++)
 		if (m->blks[i])
 			describe_disk(m, i, list);
@@ -86,6 +105,7 @@ static uint64_t thread_time_ns(pthread_t thread)
 	struct timespec ts;
 	clockid_t clock;
 
+	/* sandbox: loop: clock_gettime */
 	if (pthread_getcpuclockid(thread, &clock) || clock_gettime(clock, &ts) < 0)
 		return 0;
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
@@ -124,6 +144,22 @@ static json_t *accelerator(const struct vm *vm)
 	return figures;
 }
 
+/* What the guest said last of its memory; it is asked for more recent figures. */
+static json_t *guest_memory(const struct machine *m)
+{
+	struct virtio_balloon_info info;
+	json_t *o = json_object();
+
+	if (!m->balloon)
+		return o;
+	virtio_balloon_get_info(m->balloon, &info);
+	virtio_balloon_ask_stats(m->balloon);
+	for (unsigned i = 0; i < BALLOON_STATS; i++)
+		if (info.known & 1u << i)
+			json_object_set_new(o, virtio_balloon_stat_name(i), number(info.stats[i]));
+	return o;
+}
+
 /* Resident memory of the process, and how much of the guest's RAM the host holds. */
 static json_t *memory(const struct commander *cmd)
 {
@@ -141,7 +177,7 @@ static json_t *memory(const struct commander *cmd)
 			json_object_set_new(o, "shared_bytes", number(shared * PAGE_SIZE));
 		}
 	}
-	/* sandbox: loop: newfstatat */
+	/* sandbox: loop: newfstatat(*, *, *, AT_EMPTY_PATH) */
 	if (cmd->c.machine->vm->mem.fd >= 0 && fstat(cmd->c.machine->vm->mem.fd, &st) == 0)
 		json_object_set_new(o, "guest_bytes", number((uint64_t)st.st_blocks * 512));
 	return o;
@@ -201,7 +237,8 @@ void command_statistics(struct control_call *call, void *opaque)
 	struct commander *cmd = opaque;
 	struct machine *m = cmd->c.machine;
 
-	control_reply(call, json_pack("{s:o, s:o, s:o, s:o, s:o}", "vcpus", vcpus(m->vm),
+	control_reply(call, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "vcpus", vcpus(m->vm),
 				      "accelerator", accelerator(m->vm), "disks", disk_figures(m),
-				      "nets", net_figures(m), "memory", memory(cmd)));
+				      "nets", net_figures(m), "memory", memory(cmd), "guest_memory",
+				      guest_memory(m)));
 }

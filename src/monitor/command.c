@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "monitor/command_priv.h"
 #include "version.h"
@@ -83,6 +84,49 @@ static void run_quit(struct control_call *call, void *opaque)
 
 /* ---- the protocol's own ---- */
 
+/* ---- console ---- */
+
+static void watch_console(void *arg, int fd, const void *bytes, size_t len)
+{
+	struct commander *cmd = arg;
+
+	if (console_watch(cmd->c.con, fd, bytes, len, true) < 0)
+		log_debug("control: a watcher of the console was turned away");
+}
+
+static void watch_console_anew(void *arg, int fd, const void *bytes, size_t len)
+{
+	struct commander *cmd = arg;
+
+	if (console_watch(cmd->c.con, fd, bytes, len, false) < 0)
+		log_debug("control: a watcher of the console was turned away");
+}
+
+static void run_console(struct control_call *call, void *opaque)
+{
+	bool history = control_get_flag(control_args(call), "history", true);
+	struct commander *cmd = opaque;
+	int fd = control_take_fd(call), ret;
+	struct err err;
+
+	ret = console_may_watch(cmd->c.con, &err);
+	if (ret == 0 && fd < 0) {
+		control_hand_over(call, NULL, history ? watch_console : watch_console_anew, cmd);
+		return;
+	}
+	if (ret == 0) {
+		ret = console_watch(cmd->c.con, fd, "", 0, history);
+		if (ret < 0)
+			err_set(&err, -ret, "console: the descriptor: %s", strerror(-ret));
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	if (ret < 0)
+		control_fail(call, ret, &err);
+	else
+		control_reply(call, NULL);
+}
+
 static void run_events(struct control_call *call, void *opaque)
 {
 	control_subscribe(call, control_get_number(control_args(call), "since", UINT64_MAX));
@@ -148,6 +192,11 @@ static const struct control_arg balloon_args[] = {
 	  "memory that the guest shall have" },
 	{ NULL },
 };
+static const struct control_arg console_args[] = {
+	{ "history", CONTROL_FLAG, false, 0, 0, NULL,
+	  "begin with the latest 64 KiB (default: on)" },
+	{ NULL },
+};
 
 const struct control_command command_table[] = {
 	{ "status", "what the machine is and does", NULL, 0, command_status },
@@ -159,7 +208,7 @@ const struct control_command command_table[] = {
 	  run_power_button },
 	{ "nmi", "send a non-maskable interrupt to all processors", NULL, 0, run_nmi },
 	{ "quit", "end the machine at once", NULL, 0, run_quit },
-	{ "disk-add", "add a disk", disk_add_args, 0, command_disk_add },
+	{ "disk-add", "add a disk", disk_add_args, 1, command_disk_add },
 	{ "net-add", "add a network card", net_add_args, 0, command_net_add },
 	{ "device-remove", "have the guest release a disk or card, and take it away", remove_args,
 	  0, command_device_remove },
@@ -170,6 +219,7 @@ const struct control_command command_table[] = {
 	{ "net-link", "plug a card's cable in or out", link_args, 0, command_net_link },
 	{ "balloon", "show the balloon and the guest's memory, or set what it shall have",
 	  balloon_args, 0, command_balloon },
+	{ "console", "the connection becomes the guest's console", console_args, 1, run_console },
 	{ "events", "tell what happens from now on", events_args, 0, run_events },
 	{ "commands", "list the commands with their arguments", NULL, 0, run_commands },
 	{ NULL },
@@ -182,7 +232,7 @@ static json_t *greet(void *opaque)
 	struct commander *cmd = opaque;
 
 	return json_pack("{s:s, s:s?, s:i, s:s}", "version", EYOT_VERSION, "name", cmd->c.cfg->name,
-			 "pid", (int)cmd->c.cfg->pid, "state", command_state(cmd));
+			 "pid", cmd->c.pid, "state", command_state(cmd));
 }
 
 int commander_new(const struct commander_config *cc, const char *where, struct commander **ret_cmd,
@@ -197,6 +247,7 @@ int commander_new(const struct commander_config *cc, const char *where, struct c
 	if (!cmd)
 		return err_set(err, ENOMEM, "control '%s': out of memory", where);
 	cmd->c = *cc;
+	json_object_seed(0); /* now: it reads /dev/urandom, which a sandbox hides later */
 	cmd->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	ret = control_server_new(&sc, where, &cmd->server, err);
 	if (ret < 0) {

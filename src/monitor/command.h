@@ -16,6 +16,7 @@ struct commander_config {
 	const struct config *cfg;
 	struct machine *machine;
 	struct console *con;
+	int pid;			  /* of the process that was started, seen from outside */
 	const char *accel, *accel_reason; /* what runs the vCPUs, and why */
 };
 

@@ -64,7 +64,6 @@ struct config {
 	/* Set by a sandbox: see struct virtio_env */
 	int (*connect)(void *arg, const struct sockaddr_un *addr);
 	void *connect_arg;
-	int pid;    /* of the process that was started: what others know this machine by */
 	bool json;  /* of --probe */
 	char *name; /* may be NULL */
 	enum log_level log;

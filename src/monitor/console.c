@@ -8,6 +8,10 @@
  * Input is held back while the guest has no room, but for a terminal: there it
  * is always read, so that the key to leave works with a guest that hangs.
  *
+ * Watchers (console_watch()) get what is kept of the output, from a ring: each has
+ * a place in it, and one that falls behind by more than the ring goes on with
+ * the oldest byte there is. So they cost neither the guest nor us anything.
+ *
  * The terminal's settings are in a global, because they must be restored from
  * a handler of fatal signals and at exit, too.
  */
@@ -31,6 +35,14 @@
 #define WRITE_CHUNK 512 /* what a ready terminal or pipe takes without blocking */
 #define STALL_NS 1000000000ull
 
+struct watcher {
+	struct console *con;
+	int fd; /* -1: none */
+	struct loop_fd *source;
+	uint32_t watched;
+	uint64_t pos; /* bytes of output that it has, or has missed */
+};
+
 struct console {
 	struct loop *loop;
 	enum console_kind kind;
@@ -38,12 +50,15 @@ struct console {
 	struct loop_fd *in_source, *listen_source;
 	bool in_is_tty, in_plain; /* in_plain: a file, always readable, unknown to epoll */
 	bool out_dead;
-	bool prefix;	     /* Ctrl-A was typed */
+	struct console_keys keys;
 	uint64_t stalled_ns; /* since when output is not taken; 0: it flows */
 	char *unlink_path;
 	const struct console_port *port;
 	uint8_t held[4096]; /* input that the guest has not taken yet */
 	size_t held_len;
+	uint8_t ring[CONSOLE_KEPT]; /* the latest output */
+	uint64_t ring_head;	    /* bytes ever put */
+	struct watcher watchers[CONSOLE_WATCHERS_MAX];
 	void (*leave)(void *arg);
 	void *arg;
 };
@@ -72,7 +87,7 @@ void console_restore_terminal(void)
 		tcsetattr(STDIN_FILENO, TCSANOW, &saved_termios);
 }
 
-static void raw_terminal(void)
+void console_raw_terminal(void)
 {
 	struct termios t;
 
@@ -93,7 +108,7 @@ static void raw_terminal(void)
 
 static void continued(void *arg, int signo)
 {
-	raw_terminal(); /* back in the foreground after a stop */
+	console_raw_terminal(); /* back in the foreground after a stop */
 }
 
 /* ---- input ---- */
@@ -108,30 +123,40 @@ static void hold(struct console *con, const uint8_t *bytes, size_t len)
 	con->held_len += len;
 }
 
+int console_key(struct console_keys *keys, uint8_t c, uint8_t *ret)
+{
+	int count = 0;
+
+	if (c == KEY_LEAVE || (keys->prefix && c == 'x')) {
+		keys->prefix = false;
+		return -1;
+	}
+	if (!keys->prefix && c == KEY_PREFIX) {
+		keys->prefix = true;
+		return 0;
+	}
+	/* Ctrl-A twice, or Ctrl-A a, is one Ctrl-A; before any other key it was meant for the
+	 * guest. */
+	if (keys->prefix) {
+		keys->prefix = false;
+		ret[count++] = KEY_PREFIX;
+		if (c == KEY_PREFIX || c == 'a')
+			return count;
+	}
+	ret[count++] = c;
+	return count;
+}
+
 static void hold_typed(struct console *con, const uint8_t *bytes, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
-		static const uint8_t prefix = KEY_PREFIX;
-		uint8_t c = bytes[i];
+		uint8_t keys[2];
+		int count = console_key(&con->keys, bytes[i], keys);
 
-		if (c == KEY_LEAVE || (con->prefix && c == 'x')) {
-			con->prefix = false;
+		if (count < 0)
 			con->leave(con->arg);
-			continue;
-		}
-		if (!con->prefix && c == KEY_PREFIX) {
-			con->prefix = true;
-			continue;
-		}
-		/* Ctrl-A twice, or Ctrl-A a, is one Ctrl-A; before any other key it was meant for
-		 * the guest. */
-		if (con->prefix) {
-			con->prefix = false;
-			hold(con, &prefix, 1);
-			if (c == KEY_PREFIX || c == 'a')
-				continue;
-		}
-		hold(con, &c, 1);
+		else
+			hold(con, keys, (size_t)count);
 	}
 }
 
@@ -188,6 +213,21 @@ static bool read_input(struct console *con)
 	return true;
 }
 
+/* What a watcher's socket shall tell: room while it is behind, input while the guest takes it. */
+static void watch_interest(struct watcher *w)
+{
+	uint32_t want = 0;
+
+	if (w->fd < 0)
+		return;
+	if (w->pos != w->con->ring_head)
+		want |= EPOLLOUT;
+	if (w->con->held_len == 0)
+		want |= EPOLLIN;
+	if (want != w->watched && loop_fd_modify(w->source, want) == 0)
+		w->watched = want;
+}
+
 /* Read on only while the guest takes what was read. */
 static void pump_input(struct console *con)
 {
@@ -197,6 +237,8 @@ static void pump_input(struct console *con)
 			break;
 	if (con->in_source && !con->in_is_tty)
 		loop_fd_modify(con->in_source, con->held_len ? 0 : EPOLLIN);
+	for (unsigned i = 0; i < CONSOLE_WATCHERS_MAX; i++)
+		watch_interest(&con->watchers[i]);
 }
 
 static void input_event(void *arg, uint32_t events)
@@ -240,7 +282,7 @@ static bool drop_stalled(struct console *con)
 	return clock_now_ns() - con->stalled_ns > STALL_NS;
 }
 
-size_t console_output(struct console *con, const uint8_t *bytes, size_t len)
+static size_t outer_output(struct console *con, const uint8_t *bytes, size_t len)
 {
 	size_t done = 0;
 
@@ -274,6 +316,124 @@ size_t console_output(struct console *con, const uint8_t *bytes, size_t len)
 	return done;
 }
 
+/* ---- watchers ---- */
+
+static void end_watch(struct watcher *w)
+{
+	loop_fd_del(w->source);
+	close(w->fd);
+	*w = (struct watcher) { .con = w->con, .fd = -1 };
+}
+
+static void feed_watcher(struct watcher *w)
+{
+	const struct console *con = w->con;
+
+	if (con->ring_head - w->pos > CONSOLE_KEPT)
+		w->pos = con->ring_head - CONSOLE_KEPT;
+	while (w->pos != con->ring_head) {
+		size_t at = w->pos % CONSOLE_KEPT;
+		size_t len = min_u64(con->ring_head - w->pos, CONSOLE_KEPT - at);
+		/* sandbox: loop: sendto */
+		ssize_t n = send(w->fd, con->ring + at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno != EAGAIN) {
+			end_watch(w);
+			return;
+		}
+		if (n < 0)
+			break;
+		w->pos += (uint64_t)n;
+	}
+	watch_interest(w);
+}
+
+static void watcher_event(void *arg, uint32_t events)
+{
+	struct watcher *w = arg;
+	struct console *con = w->con;
+	size_t room = sizeof(con->held) - con->held_len;
+	ssize_t n;
+
+	if (events & EPOLLIN && room) {
+		/* sandbox: loop: recvfrom */
+		n = recv(w->fd, con->held + con->held_len, room, MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+			end_watch(w);
+			return;
+		}
+		con->held_len += n > 0 ? (size_t)n : 0;
+		pump_input(con);
+	} else if (events & (EPOLLHUP | EPOLLERR)) {
+		end_watch(w);
+		return;
+	}
+	if (events & EPOLLOUT)
+		feed_watcher(w);
+}
+
+static struct watcher *free_watcher(const struct console *con)
+{
+	for (unsigned i = 0; i < CONSOLE_WATCHERS_MAX; i++)
+		if (con->watchers[i].fd < 0)
+			return (struct watcher *)&con->watchers[i];
+	return NULL;
+}
+
+int console_may_watch(const struct console *con, struct err *err)
+{
+	return free_watcher(con)
+		   ? 0
+		   : err_set(err, EBUSY, "console: has %d watchers already", CONSOLE_WATCHERS_MAX);
+}
+
+int console_watch(struct console *con, int fd, const void *bytes, size_t len, bool history)
+{
+	struct watcher *w = free_watcher(con);
+	int type, ret = -EBUSY;
+	socklen_t size = sizeof(type);
+
+	if (w)
+		/* sandbox: loop: getsockopt */
+		ret = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ? -errno
+		      : type != SOCK_STREAM				    ? -EINVAL
+									    : 0;
+	if (ret == 0)
+		ret = loop_fd_add(con->loop, fd, EPOLLIN, watcher_event, w, &w->source);
+	if (ret < 0) {
+		close(fd);
+		return ret;
+	}
+	w->fd = fd;
+	w->watched = EPOLLIN;
+	w->pos = history ? 0 : con->ring_head;
+	hold(con, bytes, len);
+	pump_input(con);
+	feed_watcher(w);
+	return 0;
+}
+
+size_t console_output(struct console *con, const uint8_t *bytes, size_t len)
+{
+	size_t taken = outer_output(con, bytes, len);
+
+	for (size_t i = 0; i < taken;) {
+		size_t at = con->ring_head % CONSOLE_KEPT;
+		size_t n = min_u64(taken - i, CONSOLE_KEPT - at);
+
+		memcpy(con->ring + at, bytes + i, n);
+		con->ring_head += n;
+		i += n;
+	}
+	/* One that is behind already is told when it has room. */
+	for (unsigned i = 0; taken && i < CONSOLE_WATCHERS_MAX; i++)
+		if (con->watchers[i].fd >= 0 && !(con->watchers[i].watched & EPOLLOUT))
+			feed_watcher(&con->watchers[i]);
+	return taken;
+}
+
 /* ---- the kinds ---- */
 
 static int open_stdio(struct console *con, struct err *err)
@@ -294,7 +454,7 @@ static int open_stdio(struct console *con, struct err *err)
 		signal(SIGTTOU, SIG_IGN);
 		if (!in_foreground())
 			return 0;
-		raw_terminal();
+		console_raw_terminal();
 		atexit(console_restore_terminal);
 		ret = loop_signal_add(con->loop, SIGCONT, continued, con);
 		if (ret < 0)
@@ -375,6 +535,8 @@ int console_open(struct loop *loop, enum console_kind kind, const char *path,
 	con->loop = loop;
 	con->kind = kind;
 	con->in_fd = con->out_fd = con->listen_fd = con->slave_fd = -1;
+	for (unsigned i = 0; i < CONSOLE_WATCHERS_MAX; i++)
+		con->watchers[i] = (struct watcher) { .con = con, .fd = -1 };
 	con->leave = leave;
 	con->arg = arg;
 	switch (kind) {
@@ -412,6 +574,9 @@ void console_close(struct console *con)
 	if (!con)
 		return;
 	console_restore_terminal();
+	for (unsigned i = 0; i < CONSOLE_WATCHERS_MAX; i++)
+		if (con->watchers[i].fd >= 0)
+			end_watch(&con->watchers[i]);
 	loop_fd_del(con->in_source);
 	loop_fd_del(con->listen_source);
 	if (con->kind != CONSOLE_STDIO) {

@@ -13,7 +13,22 @@
 #include "loop/loop.h"
 #include "monitor/config.h"
 
+#define CONSOLE_KEPT 65536
+#define CONSOLE_WATCHERS_MAX 8
+
 struct console;
+
+/* Of keys that were typed: whether the one that begins a command was. */
+struct console_keys {
+	bool prefix;
+};
+
+/**
+ * console_key() - tell what the guest gets from what is typed from what is meant for us
+ * @ret: two bytes
+ * Return: how many bytes are the guest's; -1: the key to leave.
+ */
+int console_key(struct console_keys *keys, uint8_t c, uint8_t *ret);
 
 /* Where input goes. */
 struct console_port {
@@ -56,8 +71,24 @@ void console_attach(struct console *con, const struct console_port *port);
  */
 size_t console_output(struct console *con, const uint8_t *bytes, size_t len);
 
+/** console_may_watch() - 0, or -EBUSY with a text: there are too many watchers */
+int console_may_watch(const struct console *con, struct err *err);
+
+/**
+ * console_watch() - one more reader, and writer, beside the outer end
+ * @fd: a stream socket, taken over
+ * @bytes, @len: input that came with it
+ * @history: begin with the latest output that is kept, CONSOLE_KEPT bytes at most
+ *
+ * A watcher that does not read misses output; the guest does not wait for it. Return: 0; -errno.
+ */
+int console_watch(struct console *con, int fd, const void *bytes, size_t len, bool history);
+
 /** console_input_ready() - the port has room again */
 void console_input_ready(struct console *con);
+
+/** console_raw_terminal() - standard input as typed, until console_restore_terminal() */
+void console_raw_terminal(void);
 
 /** console_restore_terminal() - only that; safe in a signal handler and at exit */
 void console_restore_terminal(void);

@@ -6,6 +6,7 @@
 #include "monitor/ctl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #include "base/parse.h"
 #include "base/util.h"
 #include "monitor/command.h"
+#include "monitor/config_disk.h"
 
 struct ctl {
 	const char *path;
@@ -182,15 +184,54 @@ static int print_events(const struct ctl *ctl)
 	return ret == -ENODATA ? CTL_DONE : failed(ctl, CTL_HOST, "host", &err);
 }
 
+/*
+ * The image that a disk's configuration names, opened for the monitor, which may have no view of
+ * the host's files; -1: it shall see for itself, and tell what is wrong.
+ */
+static int open_image(json_t *disk)
+{
+	struct config *cfg = calloc(1, sizeof(*cfg));
+	struct err err;
+	int fd = -1;
+
+	if (cfg && config_disk_json(cfg, "disk-add", disk, &err) == 0) {
+		const struct disk_options *o = &cfg->disks[0].o;
+
+		fd = open(cfg->disks[0].path, (o->readonly || o->snapshot ? O_RDONLY : O_RDWR) |
+						  O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		config_disks_drop(cfg);
+	}
+	free(cfg);
+	return fd;
+}
+
 static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 {
 	const char *code = "host";
 	json_t *result = NULL;
 	struct err err;
-	int ret = control_call(ctl->client, cmd->name, args, NULL, 0, &result, &code, &err);
+	int fd = -1, ret;
 
-	if (ret < 0) {
+	if (!strcmp(cmd->name, "disk-add")) {
+		fd = open_image(json_object_get(args, "disk"));
+		if (fd < 0 && (errno == ENOENT || errno == EACCES)) {
+			/* Not the monitor's words: it may see less than this. */
+			err_set(&err, errno, "disk-add: its image: %s", strerror(errno));
+			json_decref(args);
+			return failed(ctl, CTL_USAGE, control_code(-errno), &err);
+		}
+	}
+	ret = control_call(ctl->client, cmd->name, args, &fd, fd >= 0, &result, &code, &err);
+	if (fd >= 0)
+		close(fd);
+
+	if (ret < 0)
 		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
+	if (!strcmp(cmd->name, "console")) {
+		json_decref(result);
+		ret = ctl_console(ctl->client);
+		ctl->client = NULL;
+		return ret;
 	}
 	if (!strcmp(cmd->name, "events")) {
 		json_decref(result);

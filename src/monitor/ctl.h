@@ -28,6 +28,9 @@ int ctl_main(int argc, char **argv);
 int ctl_parse(const struct control_command *cmd, char **words, int count, json_t **ret_args,
 	      struct err *err);
 
+/** ctl_console() - connect the terminal with a console until the key to leave; the exit status */
+int ctl_console(struct control_client *c);
+
 /** ctl_print() - a result, for people */
 void ctl_print(const char *command, const json_t *result);
 

@@ -106,6 +106,7 @@ int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, str
 		free(own);
 		return ret;
 	}
+	own->o.has_fd = false; /* it was the caller's */
 	m->own_disk_cfg[i] = own;
 	memset(d, 0, sizeof(*d));
 	hotplug_changed(m->hotplug, SLOT_DISKS + i);

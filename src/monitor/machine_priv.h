@@ -107,7 +107,7 @@ unsigned machine_find(const struct machine *m, const char *id);
 
 /**
  * machine_add_disk() - hot plug
- * @d: taken over on success
+ * @d: taken over on success; in a sandbox its image is open already (o.has_fd)
  * @ret_id: MACHINE_ID_SIZE bytes
  * Return: 0; -ENOSPC, -EEXIST, -EAGAIN (another program uses the image), what opening it gives.
  */

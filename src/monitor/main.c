@@ -37,9 +37,10 @@ struct program {
 	struct loop *loop;
 	struct console *con;
 	struct machine *machine;
-	struct vmm_sandbox *sandbox; /* NULL: --sandbox off */
-	struct commander *cmd;	     /* NULL: without --control */
+	struct commander *cmd; /* NULL: without --control */
 	char accel_reason[400];
+	pid_t pid; /* of what was started, which is not this process when there is a keeper */
+	struct vmm_sandbox *sandbox; /* NULL: --sandbox off */
 };
 
 /* ---- ends ---- */
@@ -203,6 +204,7 @@ static int open_control(struct program *p, const char *accel, struct err *err)
 				       .cfg = &p->cfg,
 				       .machine = p->machine,
 				       .con = p->con,
+				       .pid = p->pid,
 				       .accel = accel,
 				       .accel_reason = p->accel_reason };
 
@@ -223,7 +225,7 @@ static int run(struct program *p, struct err *err, int *ret_status)
 	int ret;
 
 	*ret_status = STATUS_HOST;
-	p->cfg.pid = (int)getpid();
+	p->pid = getpid();
 	ret = p->cfg.sandbox ? vmm_sandbox_start(&p->cfg, &p->sandbox, err) : 0;
 	if (ret < 0)
 		return ret;

@@ -36,6 +36,9 @@ static void note_inherited(struct vmm_sandbox *sb)
 	while (dir && (e = readdir(dir)) && sb->inherited_count < INHERITED_MAX) {
 		int fd = atoi(e->d_name);
 		bool given = fd <= STDERR_FILENO || fd == dirfd(dir);
+		const char *control = sb->cfg->control;
+
+		given |= control && !strncmp(control, "fd:", 3) && atoi(control + 3) == fd;
 
 		for (unsigned i = 0; i < sb->cfg->net_count; i++)
 			for (unsigned k = 0; k < sb->cfg->nets[i].net.fd_count; k++)

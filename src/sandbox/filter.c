@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/fs.h>
@@ -191,6 +192,11 @@ int sandbox_filter_thread(const struct sandbox_filters *f, enum sandbox_role rol
 	sigaddset(&set, SIGSYS);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	thread_role = role_names[role];
+	/*
+	 * Workers are made by the loop thread, under its filter: they may still put on their own.
+	 *
+	 * sandbox: loop: prctl(PR_SET_NO_NEW_PRIVS), seccomp(SECCOMP_SET_MODE_FILTER)
+	 */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
 	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &f->progs[role]) < 0)
 		return -errno;

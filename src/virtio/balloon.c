@@ -112,6 +112,8 @@ static int inflate(struct balloon *b, struct virtq *vq)
 		return virtq_break(vq, "a list of pages of bad length");
 	}
 	iov_copy_from(c->iov, c->out_count, 0, b->pfns, c->out_len);
+	/* It asks how much memory there is before it takes some. sandbox: libc loop vcpu: sysinfo
+	 */
 	qsort(b->pfns, count, sizeof(b->pfns[0]), compare_pfns);
 	for (unsigned i = 1; i <= count; i++) {
 		if (i < count && b->pfns[i] - b->pfns[i - 1] <= 1)

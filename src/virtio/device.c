@@ -55,6 +55,7 @@ static void doorbell_rang(void *arg, uint32_t events)
 static int add_doorbell(struct virtio_dev *dev, struct virtq *vq)
 {
 	/* sandbox: loop vcpu: eventfd2 */
+	/* sandbox: loop: eventfd2 */
 	vq->doorbell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vq->doorbell_fd < 0)
 		return -errno;
