@@ -577,12 +577,27 @@ static void registers(struct device *d)
 	      REG8(d, C_STATUS));
 }
 
-/* The whole of configuration space; the BARs wander over RAM and other devices meanwhile. */
+/* The capability that gives access to the BARs (virtio 1.2, 4.1.4.9), or 0 */
+static unsigned access_capability(unsigned slot)
+{
+	unsigned cap = pci_read(slot, 0x34) & 0xff;
+
+	while (cap && !((pci_read(slot, cap) & 0xff) == 9 && (pci_read(slot, cap + 3) & 0xff) == 5))
+		cap = pci_read(slot, cap + 1) & 0xff;
+	return cap;
+}
+
+/*
+ * The whole of configuration space; the BARs wander over RAM and other devices meanwhile. Left out
+ * is the way to the MSI-X table: a message made at random may reset a CPU, as it should.
+ */
 static void config_space(struct device *d)
 {
 	static const u32 places[] = {
 		0xfee00000, 0xfec00000, 0xe0000000, 0, 0xfffff000, 0xffffffff
 	};
+
+	unsigned access = access_capability(d->slot);
 
 	begin(d);
 	good_chain(d);
@@ -595,14 +610,14 @@ static void config_space(struct device *d)
 			pci_write(d->slot, 4, random32() & 1 ? 6 : 4);
 		} else if (off >= 0x40 || i & 1) {
 			(void)pci_read(d->slot, off);
-			if (off >= 0x40)
+			if (off >= 0x40 && (off < access || off >= access + 20))
 				pci_write(d->slot, off, random32());
 		}
 		/* decoding stays off while a BAR lies over what this program needs */
 		pci_write(d->slot, 4, 4);
 	}
 	pci_write(d->slot, 4, 0);
-	/* MSI-X off again, and whatever the access capability was left at */
+	/* MSI-X off again */
 	for (unsigned cap = pci_read(d->slot, 0x34) & 0xff; cap;
 	     cap = pci_read(d->slot, cap + 1) & 0xff)
 		if ((pci_read(d->slot, cap) & 0xff) == 0x11)
