@@ -54,7 +54,7 @@ int loop_signal_add(struct loop *loop, int signo, void (*fn)(void *arg, int sign
 int loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
 
 /* Threads that work beside the loop thread, and belong to its process */
-enum loop_thread { LOOP_THREAD_VCPU, LOOP_THREAD_WORKER };
+enum loop_thread { LOOP_THREAD_VCPU, LOOP_THREAD_WORKER, LOOP_THREAD_SHARE };
 
 /** loop_set_thread_hook() - what each such thread does before its work; set before the first one */
 void loop_set_thread_hook(struct loop *loop, int (*fn)(void *arg, enum loop_thread kind),

@@ -528,8 +528,12 @@ void machine_free(struct machine *m)
 
 int machine_start(struct machine *m, struct err *err)
 {
-	int ret = vm_start(m->vm, err);
+	int ret = 0;
 
+	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
+		ret = virtio_fs_start(m->shares[i], err);
+	if (ret == 0)
+		ret = vm_start(m->vm, err);
 	if (ret < 0)
 		return ret;
 	/* Not before: power-on would lose what the port had taken. */

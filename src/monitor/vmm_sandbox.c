@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vCPU threads are made before the loop thread puts on its filter, as a thread
- * starts with its maker's and could only get less. Workers of disks are made
+ * vCPU threads and those of shares are made before the loop thread puts on its
+ * filter, as a thread starts with its maker's and could only get less. Workers of disks are made
  * later, by the loop thread; what they do it may do as well.
  */
 #include "monitor/vmm_sandbox.h"
@@ -122,7 +122,10 @@ void vmm_sandbox_socket(struct vmm_sandbox *sb, char *path)
 static int thread_hook(void *arg, enum loop_thread kind)
 {
 	struct vmm_sandbox *sb = arg;
-	enum sandbox_role role = kind == LOOP_THREAD_VCPU ? SANDBOX_VCPU : SANDBOX_WORKER;
+	static const enum sandbox_role roles[] = { [LOOP_THREAD_VCPU] = SANDBOX_VCPU,
+						   [LOOP_THREAD_WORKER] = SANDBOX_WORKER,
+						   [LOOP_THREAD_SHARE] = SANDBOX_SHARE };
+	enum sandbox_role role = roles[kind];
 	int ret = sandbox_filter_thread(sb->filters, role);
 
 	if (ret == 0 && sandbox_test_hook)
@@ -132,11 +135,12 @@ static int thread_hook(void *arg, enum loop_thread kind)
 
 int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err)
 {
-	static const struct confinement c = { 0 };
+	struct confinement c = { 0 };
 	int ret;
 
 	if (!sb)
 		return 0;
+	c.many_files = sb->cfg->share_count > 0;
 	ret = 0;
 	if (sb->cfg->vsock.path) {
 		ret = keeper_unlink_later(sb->keeper, sb->cfg->vsock.path);
@@ -154,7 +158,7 @@ int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err
 	ret = sandbox_confine(&c, err);
 	if (ret == 0)
 		ret = sandbox_filters_new(1u << SANDBOX_LOOP | 1u << SANDBOX_VCPU |
-					      1u << SANDBOX_WORKER,
+					      1u << SANDBOX_WORKER | 1u << SANDBOX_SHARE,
 					  &sb->filters, err);
 	if (ret == 0)
 		loop_set_thread_hook(loop, thread_hook, sb);

@@ -187,7 +187,8 @@ int sandbox_confine(const struct confinement *c, struct err *err)
 		ret = -errno;
 	if (ret < 0)
 		return err_set(err, -ret, "sandbox: cannot give up privileges: %s", strerror(-ret));
-	limit(RLIMIT_NOFILE, FILES_MAX);
+	if (!c->many_files)
+		limit(RLIMIT_NOFILE, FILES_MAX);
 	limit(RLIMIT_CORE, 0);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	/* The changes of credentials have undone what keeper_start() asked for. */

@@ -50,9 +50,10 @@
 #define ROLE_LOOP (1 << SANDBOX_LOOP)
 #define ROLE_VCPU (1 << SANDBOX_VCPU)
 #define ROLE_WORKER (1 << SANDBOX_WORKER)
+#define ROLE_SHARE (1 << SANDBOX_SHARE)
 #define ROLE_NET (1 << SANDBOX_NET)
 #define ROLE_KEEPER (1 << SANDBOX_KEEPER)
-#define ROLE_ALL (ROLE_LOOP | ROLE_VCPU | ROLE_WORKER | ROLE_NET | ROLE_KEEPER)
+#define ROLE_ALL (ROLE_LOOP | ROLE_VCPU | ROLE_WORKER | ROLE_SHARE | ROLE_NET | ROLE_KEEPER)
 
 /* What the C library makes a thread with */
 #define CLONE_THREAD_FLAGS                                                                         \
@@ -75,6 +76,10 @@ struct rule {
 	struct arg args[ARGS_MAX];
 };
 
+#ifndef __NR_fchmodat2 /* Linux 6.6 */
+#define __NR_fchmodat2 452
+#endif
+
 #include "sandbox_lists.h"
 
 struct sandbox_filters {
@@ -82,8 +87,8 @@ struct sandbox_filters {
 };
 
 static const char *const role_names[SANDBOX_ROLES] = {
-	[SANDBOX_LOOP] = "loop",   [SANDBOX_VCPU] = "vCPU",	[SANDBOX_WORKER] = "worker",
-	[SANDBOX_NET] = "network", [SANDBOX_KEEPER] = "keeper",
+	[SANDBOX_LOOP] = "loop",   [SANDBOX_VCPU] = "vCPU",   [SANDBOX_WORKER] = "worker",
+	[SANDBOX_SHARE] = "share", [SANDBOX_NET] = "network", [SANDBOX_KEEPER] = "keeper",
 };
 
 /* For the handler alone: which list the thread has. */

@@ -21,8 +21,15 @@
 #include "base/err.h"
 
 /* Lists of system calls; the names stand in annotations, in lower case. */
-enum sandbox_role { SANDBOX_LOOP, SANDBOX_VCPU, SANDBOX_WORKER, SANDBOX_NET, SANDBOX_KEEPER };
-#define SANDBOX_ROLES 5
+enum sandbox_role {
+	SANDBOX_LOOP,
+	SANDBOX_VCPU,
+	SANDBOX_WORKER,
+	SANDBOX_SHARE,
+	SANDBOX_NET,
+	SANDBOX_KEEPER
+};
+#define SANDBOX_ROLES 6
 
 /* ---- keeper.c ---- */
 
@@ -66,6 +73,7 @@ bool keeper_in_foreground(const struct keeper *keeper);
 struct confinement {
 	bool host_network;	/* keeps the host's network */
 	const char *shown_file; /* the one file that stays to be read, or NULL */
+	bool many_files;	/* keeps the limit of open files as it is */
 };
 
 /**

@@ -18,6 +18,7 @@ ssize_t op_opendir(struct request *q)
 
 	if (fd < 0)
 		return reply_error(q, fd);
+	/* sandbox: share: fcntl(*, F_GETFL), newfstatat, close */
 	dir = fdopendir(fd);
 	if (!dir) {
 		ret = -errno;
@@ -76,6 +77,7 @@ ssize_t op_readdir(struct request *q)
 		struct dirent *de;
 
 		errno = 0;
+		/* sandbox: share: getdents64 */
 		de = readdir(h->dir);
 		if (!de && errno && !len)
 			return reply_error(q, -errno);

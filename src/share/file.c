@@ -103,6 +103,7 @@ ssize_t op_create(struct request *q)
 	if (at < 0)
 		return reply_error(q, at);
 	/* A file that is there may be a pipe: it is opened as all others are. */
+	/* sandbox: share: openat */
 	fd = openat(at, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode);
 	if (fd < 0 && (errno != EEXIST || flags & O_EXCL))
 		return reply_error(q, -errno);
@@ -161,6 +162,7 @@ ssize_t op_read(struct request *q)
 
 	if (!h)
 		return reply_error(q, -EBADF);
+	/* sandbox: share: preadv */
 	n = preadv(h->fd, iov, (int)count, (off_t)in->offset);
 	return n < 0 ? reply_error(q, -errno) : reply_data(q, (size_t)n);
 }
@@ -178,6 +180,7 @@ ssize_t op_write(struct request *q)
 		return reply_error(q, -EBADF);
 	if (q->in_len < head || in->size > q->in_len - head || in->size > SHARE_WRITE_MAX)
 		return reply_error(q, -EINVAL);
+	/* sandbox: share: pwritev */
 	n = pwritev(h->fd, iov, (int)slice(iov, q->in_iov, q->in_count, head, in->size),
 		    (off_t)in->offset);
 	if (n < 0)
@@ -206,6 +209,7 @@ ssize_t op_fsync(struct request *q)
 
 	if (!h)
 		return reply_error(q, -EBADF);
+	/* sandbox: share: fdatasync, fsync */
 	ret = in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd) : fsync(h->fd);
 	return reply_error(q, ret < 0 ? -errno : 0);
 }
@@ -228,6 +232,7 @@ ssize_t op_lseek(struct request *q)
 		return reply_error(q, -EBADF);
 	if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE)
 		return reply_error(q, -EINVAL);
+	/* sandbox: share: lseek */
 	at = lseek(h->fd, (off_t)in->offset, (int)in->whence);
 	if (at < 0)
 		return reply_error(q, -errno);
@@ -246,6 +251,7 @@ ssize_t op_fallocate(struct request *q)
 	    ~(uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		return reply_error(q, -EOPNOTSUPP);
 	return reply_error(
+	    /* sandbox: share: fallocate */
 	    q,
 	    fallocate(h->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno : 0);
 }

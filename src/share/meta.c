@@ -82,6 +82,7 @@ static int set_mode(struct request *q, mode_t mode)
 	fd = any_fd(q);
 	if (fd < 0)
 		return fd;
+	/* sandbox: share: fchmodat2 */
 	if (syscall(SYS_fchmodat2, fd, "", mode, AT_EMPTY_PATH) == 0)
 		return 0;
 	if (errno != ENOSYS && errno != EINVAL)
@@ -92,6 +93,7 @@ static int set_mode(struct request *q, mode_t mode)
 		fd = node_open(q->s, q->node, O_WRONLY);
 	if (fd < 0)
 		return fd;
+	/* sandbox: share: fchmod */
 	ret = fchmod(fd, mode) < 0 ? -errno : 0;
 	close(fd);
 	return ret;
@@ -104,6 +106,7 @@ static int set_size(struct request *q, const struct fuse_setattr_in *in)
 	int fd, ret;
 
 	if (h && (h->flags & O_ACCMODE) != O_RDONLY)
+		/* sandbox: share: ftruncate */
 		return ftruncate(h->fd, (off_t)in->size) < 0 ? -errno : 0;
 	if (!S_ISREG(q->node->type))
 		return -EINVAL;
@@ -130,6 +133,7 @@ static int set_times(struct request *q, const struct fuse_setattr_in *in)
 		ts[1] = (struct timespec) { (time_t)in->mtime, in->valid & FATTR_MTIME_NOW
 								   ? UTIME_NOW
 								   : (long)in->mtimensec };
+	/* sandbox: share: utimensat */
 	return utimensat(fd, "", ts, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
@@ -145,6 +149,7 @@ ssize_t op_setattr(struct request *q)
 		fd = any_fd(q);
 		ret = fd;
 		if (fd >= 0)
+			/* sandbox: share: fchownat */
 			ret = fchownat(fd, "", in.valid & FATTR_UID ? in.uid : (uid_t)-1,
 				       in.valid & FATTR_GID ? in.gid : (gid_t)-1, AT_EMPTY_PATH) < 0
 				  ? -errno
@@ -161,6 +166,7 @@ ssize_t op_readlink(struct request *q)
 {
 	char target[4096];
 	int fd = node_fd(q->s, q->node);
+	/* sandbox: share: readlinkat */
 	ssize_t n = fd < 0 ? fd : readlinkat(fd, "", target, sizeof(target));
 
 	if (fd < 0 || n < 0)
@@ -184,6 +190,7 @@ ssize_t op_symlink(struct request *q)
 		return reply_error(q, -EINVAL);
 	if (at < 0)
 		return reply_error(q, at);
+	/* sandbox: share: symlinkat */
 	return made(q, name, symlinkat(target, at, name));
 }
 
@@ -200,6 +207,7 @@ ssize_t op_mknod(struct request *q)
 		return reply_error(q, -EPERM);
 	if (at < 0)
 		return reply_error(q, at);
+	/* sandbox: share: mknodat */
 	return made(q, name, mknodat(at, name, type | mode, 0));
 }
 
@@ -213,6 +221,7 @@ ssize_t op_mkdir(struct request *q)
 		return reply_error(q, -EINVAL);
 	if (at < 0)
 		return reply_error(q, at);
+	/* sandbox: share: mkdirat */
 	return made(q, name, mkdirat(at, name, in->mode & ~in->umask & MODE_DIR));
 }
 
@@ -227,6 +236,7 @@ ssize_t op_unlink(struct request *q)
 	at = node_fd(q->s, q->node);
 	if (at < 0)
 		return reply_error(q, at);
+	/* sandbox: share: unlinkat */
 	if (unlinkat(at, name, q->in.opcode == FUSE_RMDIR ? AT_REMOVEDIR : 0) < 0)
 		return reply_error(q, -errno);
 	return reply_error(q, 0);
@@ -252,11 +262,13 @@ ssize_t op_rename(struct request *q)
 	if (!flags)
 		node_keep(q->s, dir, to);
 	to_fd = node_fd(q->s, q->node);
+	/* sandbox: share: fcntl(*, F_DUPFD_CLOEXEC) */
 	from_fd = to_fd < 0 ? to_fd : fcntl(to_fd, F_DUPFD_CLOEXEC, 0);
 	if (from_fd >= 0)
 		to_fd = node_fd(q->s, dir);
 	if (from_fd < 0 || to_fd < 0)
 		return reply_error(q, to_fd < 0 ? to_fd : -errno);
+	/* sandbox: share: renameat2 */
 	if (renameat2(from_fd, from, to_fd, to, flags) < 0)
 		return reply_error(q, -errno);
 	node_moved(q->s, dir, to);
@@ -285,6 +297,7 @@ ssize_t op_link(struct request *q)
 		fd = node_fd(q->s, q->node);
 	if (from_fd < 0 || fd < 0)
 		return reply_error(q, fd < 0 ? fd : -errno);
+	/* sandbox: share: linkat */
 	return made(q, name, linkat(from_fd, n->name, fd, name, 0));
 }
 
@@ -293,6 +306,7 @@ ssize_t op_statfs(struct request *q)
 	struct fuse_statfs_out out = { 0 };
 	struct statvfs v;
 
+	/* sandbox: share: fstatfs */
 	if (fstatvfs(q->s->root_fd, &v) < 0)
 		return reply_error(q, -errno);
 	out.st = (struct fuse_kstatfs) { .blocks = v.f_blocks,
@@ -330,10 +344,13 @@ static ssize_t do_xattr(struct request *q, int fd, const char *name, char *buf, 
 
 	switch (q->in.opcode) {
 	case FUSE_GETXATTR:
+		/* sandbox: share: fgetxattr */
 		return fgetxattr(fd, name, buf, XATTR_MAX);
 	case FUSE_LISTXATTR:
+		/* sandbox: share: flistxattr */
 		return flistxattr(fd, buf, XATTR_MAX);
 	case FUSE_REMOVEXATTR:
+		/* sandbox: share: fremovexattr */
 		return fremovexattr(fd, name);
 	}
 	at = FUSE_COMPAT_SETXATTR_IN_SIZE + strlen(name) + 1;
@@ -341,6 +358,7 @@ static ssize_t do_xattr(struct request *q, int fd, const char *name, char *buf, 
 		errno = E2BIG;
 		return -1;
 	}
+	/* sandbox: share: fsetxattr */
 	return fsetxattr(fd, name, q->arg + at, size, (int)set->flags);
 }
 

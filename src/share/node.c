@@ -27,6 +27,7 @@ static int open_beneath(int dir_fd, const char *name, int flags)
 	struct open_how how = { .flags = (uint64_t)(unsigned)(flags | O_NOFOLLOW | O_CLOEXEC),
 				.resolve =
 				    RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
+	/* sandbox: share: openat2 */
 	long fd = syscall(SYS_openat2, dir_fd, name, &how, sizeof(how));
 
 	return fd < 0 ? -errno : (int)fd;
@@ -236,6 +237,7 @@ static int fd_at_depth(struct share *s, struct node *n, unsigned depth)
 	fd = open_beneath(dir, n->name, O_PATH);
 	if (fd < 0)
 		return fd == -ENOENT || fd == -ENOTDIR ? -ESTALE : fd;
+	/* sandbox: share: newfstatat, close */
 	if (fstat(fd, &st) < 0 || st.st_dev != n->dev || st.st_ino != n->ino ||
 	    (st.st_mode & S_IFMT) != n->type) {
 		close(fd);
@@ -377,6 +379,7 @@ static struct node *known(struct share *s, struct node *dir, const char *name, s
 {
 	int at = node_fd(s, dir);
 
+	/* sandbox: share: newfstatat */
 	if (at < 0 || fstatat(at, name, st, AT_SYMLINK_NOFOLLOW) < 0)
 		return NULL;
 	return find(s, st);

@@ -15,6 +15,7 @@
 #include <linux/virtio_ids.h>
 
 #include "base/util.h"
+#include "loop/loop.h"
 #include "share/share.h"
 #include "virtio/virtio.h"
 
@@ -23,6 +24,7 @@
 
 struct fs {
 	struct virtio_dev dev;
+	struct loop *loop;
 	struct share *share;
 	struct virtio_fs_config config;
 	struct virtq_chain chain; /* the worker's */
@@ -72,6 +74,8 @@ static void *worker(void *arg)
 	struct fs *fs = arg;
 
 	pthread_setname_np(pthread_self(), "share");
+	if (loop_thread_begin(fs->loop, LOOP_THREAD_SHARE) < 0)
+		abort(); /* as for workers of disks */
 	pthread_mutex_lock(&fs->lock);
 	for (;;) {
 		while (!fs->work && !fs->ending)
@@ -192,17 +196,23 @@ int virtio_fs_new(const struct virtio_env *env, unsigned slot, const char *tag, 
 				      err);
 	if (ret < 0)
 		goto fail;
-	ret = pthread_create(&fs->worker, NULL, worker, fs);
-	if (ret) {
-		ret = err_set(err, ret, "share '%s': start its thread: %s", tag, strerror(ret));
-		virtio_dev_done(&fs->dev);
-		goto fail;
-	}
-	fs->has_worker = true;
+	fs->loop = env->loop;
 	*ret_dev = &fs->dev;
 	return 0;
 fail:
 	free_parts(fs);
 	free(fs);
 	return ret;
+}
+
+int virtio_fs_start(struct virtio_dev *dev, struct err *err)
+{
+	struct fs *fs = fs_of(dev);
+	int ret = pthread_create(&fs->worker, NULL, worker, fs);
+
+	if (ret)
+		return err_set(err, ret, "share '%.*s': start its thread: %s",
+			       (int)sizeof(fs->config.tag), fs->config.tag, strerror(ret));
+	fs->has_worker = true;
+	return 0;
 }

@@ -237,6 +237,10 @@ void virtio_balloon_ask_stats(struct virtio_dev *dev);
 int virtio_fs_new(const struct virtio_env *env, unsigned slot, const char *tag, const char *path,
 		  bool readonly, struct virtio_dev **ret_dev, struct err *err);
 
+/** virtio_fs_start() - start its thread, before the guest runs; what sandboxes the process needs it
+ * to have one thread until then */
+int virtio_fs_start(struct virtio_dev *dev, struct err *err);
+
 /**
  * virtio_vsock_new() - sockets between the guest and this host's UNIX sockets (virtio 1.2, 5.10)
  * @cid: the guest's, 3 to 0xfffffffe

@@ -74,6 +74,8 @@ static inline void target_plug(struct target *t)
 		snprintf(t->path, sizeof(t->path), "/tmp/eyot-fuzz-fs-%d", getpid());
 		mkdir(t->path, 0755);
 		ret = virtio_fs_new(&env, DRV_SLOT, "fuzz", t->path, false, &t->dev, NULL);
+		if (!ret)
+			ret = virtio_fs_start(t->dev, NULL);
 		break;
 	default:
 		t->image = memfd_create("image", MFD_CLOEXEC);

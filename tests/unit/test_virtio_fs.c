@@ -30,7 +30,8 @@ static void plug(struct fixture *f)
 	struct virtio_env env = machine_env(&f->m);
 	struct err err = { "" };
 
-	if (virtio_fs_new(&env, DRV_SLOT, "a-tag", f->dir, false, &f->dev, &err) < 0)
+	if (virtio_fs_new(&env, DRV_SLOT, "a-tag", f->dir, false, &f->dev, &err) < 0 ||
+	    virtio_fs_start(f->dev, &err) < 0)
 		fail_msg("%s", err.text);
 }
 
