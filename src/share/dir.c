@@ -18,7 +18,7 @@ ssize_t op_opendir(struct request *q)
 
 	if (fd < 0)
 		return reply_error(q, fd);
-	/* sandbox: share: fcntl(*, F_GETFL), newfstatat, close */
+	/* sandbox: share: fcntl(*, F_GETFL), fcntl(*, F_SETFD), newfstatat, close */
 	dir = fdopendir(fd);
 	if (!dir) {
 		ret = -errno;

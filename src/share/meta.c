@@ -268,7 +268,7 @@ ssize_t op_rename(struct request *q)
 		to_fd = node_fd(q->s, dir);
 	if (from_fd < 0 || to_fd < 0)
 		return reply_error(q, to_fd < 0 ? to_fd : -errno);
-	/* sandbox: share: renameat2 */
+	/* sandbox: share: renameat2, renameat */
 	if (renameat2(from_fd, from, to_fd, to, flags) < 0)
 		return reply_error(q, -errno);
 	node_moved(q->s, dir, to);

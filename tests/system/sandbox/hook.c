@@ -25,7 +25,7 @@
 
 #include "monitor/vmm_sandbox.h"
 
-static const char *const names[] = { "loop", "vcpu", "worker", "net", "keeper" };
+static const char *const names[] = { "loop", "vcpu", "worker", "share", "net", "keeper" };
 
 static void say(enum sandbox_role role, const char *what, int allowed)
 {
