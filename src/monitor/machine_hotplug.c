@@ -74,13 +74,6 @@ int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, str
 	unsigned i = 0;
 	int ret;
 
-	/* What it would open, its sandbox does not let it. */
-	if (m->cfg->connect)
-		return err_set(err, EPERM,
-			       "disk '%s': a machine in its sandbox opens nothing new; --sandbox "
-			       "off allows it",
-			       d->path);
-
 	while (i < CONFIG_DISKS_MAX && (m->blks[i] || m->vacating & 1u << (SLOT_DISKS + i)))
 		i++;
 	if (i == CONFIG_DISKS_MAX)
@@ -118,13 +111,6 @@ int machine_add_net(struct machine *m, struct config_net *n, char *ret_id, struc
 	struct config_net *own;
 	unsigned i = 0;
 	int ret;
-
-	/* What it would open, its sandbox does not let it. */
-	if (m->cfg->connect)
-		return err_set(err, EPERM,
-			       "net '%s': a machine in its sandbox opens nothing new; --sandbox "
-			       "off allows it",
-			       net_kind_name(n->net.kind));
 
 	while (i < CONFIG_NETS_MAX && (m->nets[i] || m->vacating & 1u << (SLOT_NETS + i)))
 		i++;
