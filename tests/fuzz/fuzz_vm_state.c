@@ -20,6 +20,12 @@ static struct accel_vm *vm;
 static struct accel_vcpu *vcpu;
 static struct vcpu_state state, power_on;
 
+static void end(void)
+{
+	accel_bt.vcpu_free(vcpu);
+	accel_bt.vm_free(vm);
+}
+
 static void start(void)
 {
 	struct accel_config cfg = { .mem = &mem, .pio = &pio, .mmio = &mmio, .vcpu_count = 1 };
@@ -33,6 +39,7 @@ static void start(void)
 	assert(!accel_bt.vm_new(&cfg, &vm, &irq, &err));
 	assert(!accel_bt.vcpu_new(vm, 0, &vcpu, &err));
 	assert(!accel_bt.vcpu_get_state(vcpu, &power_on, &err));
+	atexit(end);
 }
 
 /* Change some bytes of a good stream. */

@@ -71,6 +71,8 @@ static int teardown(void **state)
 	pci_dev_done(&fixed);
 	pm_free(pm);
 	pci_host_free(host);
+	bus_done(&fake.pio);
+	bus_done(&fake.mmio);
 	return 0;
 }
 
