@@ -135,12 +135,16 @@ static int thread_hook(void *arg, enum loop_thread kind)
 
 int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err)
 {
+	unsigned roles = 1u << SANDBOX_LOOP | 1u << SANDBOX_VCPU | 1u << SANDBOX_WORKER;
 	struct confinement c = { 0 };
 	int ret;
 
 	if (!sb)
 		return 0;
-	c.many_files = sb->cfg->share_count > 0;
+	if (sb->cfg->share_count) {
+		c.many_files = true;
+		roles |= 1u << SANDBOX_SHARE;
+	}
 	ret = 0;
 	if (sb->cfg->vsock.path) {
 		ret = keeper_unlink_later(sb->keeper, sb->cfg->vsock.path);
@@ -157,9 +161,7 @@ int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err
 	tzset();	     /* which reads a file the first time the clock is asked for a date */
 	ret = sandbox_confine(&c, err);
 	if (ret == 0)
-		ret = sandbox_filters_new(1u << SANDBOX_LOOP | 1u << SANDBOX_VCPU |
-					      1u << SANDBOX_WORKER | 1u << SANDBOX_SHARE,
-					  &sb->filters, err);
+		ret = sandbox_filters_new(roles, &sb->filters, err);
 	if (ret == 0)
 		loop_set_thread_hook(loop, thread_hook, sb);
 	return ret;

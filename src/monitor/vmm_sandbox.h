@@ -16,7 +16,8 @@ struct vmm_sandbox;
 int vmm_sandbox_start(struct config *cfg, struct vmm_sandbox **ret_sb, struct err *err);
 void vmm_sandbox_free(struct vmm_sandbox *sb);
 
-/** vmm_sandbox_socket() - a socket that is the keeper's to remove; NULL: none; @path is freed */
+/** vmm_sandbox_socket() - a socket that is the keeper's to remove, at @path, which is freed; NULL:
+ * there is none. The one function here that wants a sandbox */
 void vmm_sandbox_socket(struct vmm_sandbox *sb, char *path);
 
 /** vmm_sandbox_close() - all is open, no guest runs yet: give up the rest of the host */

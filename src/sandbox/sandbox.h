@@ -3,7 +3,7 @@
  * The sandbox of a machine's processes.
  *
  *   keeper ----- the process that was started: waits for the machine, passes signals on
- *     `- machine ----- loop, vCPU and worker threads, in namespaces of their own
+ *     `- machine ----- loop, vCPU, worker and share threads, in namespaces of their own
  *          `- network ----- one for each user network (net/user_proc.c)
  *
  * The keeper is made first, because a PID namespace begins with a new process. The machine then
