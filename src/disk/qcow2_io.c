@@ -340,6 +340,18 @@ static int write_new(struct qcow2 *q, struct disk_req *req, const struct mapping
 	return WAIT;
 }
 
+/* The part is data that is this image's alone: to the clusters that there are. */
+static int write_in_place(struct layer *l, struct disk_req *req, const struct mapping *m)
+{
+	int ret = check_target(l, m->host, m->len);
+
+	if (ret)
+		return ret;
+	req->q.run = m->len;
+	file_start(l->data, req, m->host, m->len, part_done);
+	return WAIT;
+}
+
 static int write_step(struct qcow2 *q, struct disk_req *req)
 {
 	struct qcow2_op *op = &req->q;
@@ -354,14 +366,8 @@ static int write_step(struct qcow2 *q, struct disk_req *req)
 	ret = l->corrupt ? -EIO : layer_map(l, req, op->off, op->end - op->off, &m);
 	if (ret)
 		return ret;
-	if (m.kind == MAP_DATA && m.copied) {
-		ret = check_target(l, m.host, m.len);
-		if (ret)
-			return ret;
-		op->run = m.len;
-		file_start(l->data, req, m.host, m.len, part_done);
-		return WAIT;
-	}
+	if (m.kind == MAP_DATA && m.copied)
+		return write_in_place(l, req, &m);
 	if (!op->exclusive)
 		return range_upgrade(q, req);
 	ret = l2_ensure(l, req, op->off);
@@ -475,14 +481,8 @@ static int zero_part(struct qcow2 *q, struct disk_req *req, uint64_t len)
 		op->off += m.len;
 		return 0;
 	}
-	if (m.kind == MAP_DATA && m.copied) {
-		ret = check_target(l, m.host, m.len);
-		if (ret)
-			return ret;
-		op->run = m.len;
-		file_start(l->data, req, m.host, m.len, part_done);
-		return WAIT;
-	}
+	if (m.kind == MAP_DATA && m.copied)
+		return write_in_place(l, req, &m);
 	ret = l2_ensure(l, req, op->off);
 	return ret ? ret : write_new(q, req, &m, len);
 }
