@@ -30,8 +30,8 @@ static const int8_t reg_map[16] = { 0,	   1,  2,  3,  HOST_GUEST_RSP, 5, 6, 7, 8
 #define CPU_OFF(member) ((int32_t)offsetof(struct bt_cpu, member))
 #define REG_OFF(greg) (CPU_OFF(st.regs) + 8 * (int32_t)(greg))
 /* of a register that is HOMED: r10, r11, r15 */
-#define HOME_OFF(greg)                                                                             \
-	(CPU_OFF(home) + 8 * ((int32_t)(greg) == REG_R15 ? 2 : (int32_t)(greg)-REG_R10))
+#define HOME_INDEX(greg) ((int32_t)(greg) == REG_R15 ? 2 : (int32_t)(greg)-REG_R10)
+#define HOME_OFF(greg) (CPU_OFF(home) + 8 * HOME_INDEX(greg))
 
 enum enc_rm {
 	RM_REG,

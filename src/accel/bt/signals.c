@@ -17,6 +17,7 @@
 #include <ucontext.h>
 
 #include "accel/bt/cache.h"
+#include "accel/bt/emit.h"
 
 #define TIMER_SIGNAL (SIGRTMIN + 1)
 
@@ -83,11 +84,7 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 	const struct bt_fault_site *site = b ? bt_cache_fault_site(c, b, pc) : NULL;
 
 	for (unsigned i = 0; i < 16; i++)
-		if (from[i] >= 0)
-			cpu->st.regs[i] = g[from[i]];
-	cpu->st.regs[REG_R10] = cpu->home[0];
-	cpu->st.regs[REG_R11] = cpu->home[1];
-	cpu->st.regs[REG_R15] = cpu->home[2];
+		cpu->st.regs[i] = from[i] >= 0 ? (uint64_t)g[from[i]] : cpu->home[HOME_INDEX(i)];
 	cpu->signal_vector = g[G_TRAPNO];
 	if (!site) {
 		cpu->signal_vector = VEC_PF;
