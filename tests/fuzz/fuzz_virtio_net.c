@@ -9,7 +9,7 @@
 #include <assert.h>
 
 #include "../unit/net_fake.h"
-#include "fuzz.h"
+#include "virtio_steps.h"
 
 #define SIZE 16
 #define AREA KIB(64)
@@ -42,40 +42,6 @@ static void offload(struct target *t, const struct fake_frame *s)
 	} else if (s->hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
 		net_csum_complete(s->bytes, s->len, s->hdr.csum_start, s->hdr.csum_offset);
 	}
-}
-
-static void set_up(struct target *t)
-{
-	bool ok = drv_negotiate(&t->d, t->features);
-
-	assert(ok);
-	drv_msix(&t->d);
-	for (unsigned i = 0; i < t->d.queue_count; i++)
-		drv_queue(&t->d, i, SIZE, true);
-	drv_ready(&t->d);
-}
-
-static void save_and_load(struct target *t, struct fuzz_in *in)
-{
-	struct drv_queue queues[ARRAY_SIZE(t->d.q)];
-	struct snap_writer w;
-	struct snap_reader r;
-
-	snap_writer_init(&w);
-	virtio_dev_save(t->dev, &w);
-	assert(!w.failed);
-	for (unsigned n = (unsigned)fuzz_take(in, 1) & 3; n; n--) {
-		size_t at = fuzz_take(in, 2) % w.len;
-
-		w.data[at] = (uint8_t)fuzz_take(in, 1);
-	}
-	snap_reader_init(&r, w.data, w.len);
-	(void)virtio_dev_load(t->dev, &r, NULL);
-	snap_writer_done(&w);
-	memcpy(queues, t->d.q, sizeof(queues));
-	drv_probe(&t->d, &t->m, DRV_SLOT); /* it may have moved */
-	memcpy(t->d.q, queues, sizeof(queues));
-	t->d.queue_count = t->dev->queue_count;
 }
 
 static void put_desc(struct target *t, uint64_t table, struct fuzz_in *in)
@@ -161,7 +127,7 @@ static void step(struct target *t, struct fuzz_in *in)
 		net_tell_link(&t->net.be, op & 16);
 		break;
 	case 12:
-		save_and_load(t, in);
+		step_save_and_load(t->dev, &t->d, t->dev->queue_count, in);
 		break;
 	case 13:
 		put_le64(guest(&t->m, t->area + (fuzz_take(in, 1) << 3), 8), fuzz_take(in, 8));
@@ -212,7 +178,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break; /* loaded to where its registers cannot be reached */
 		if (!(drv_status(&t.d) & VIRTIO_CONFIG_S_DRIVER_OK) ||
 		    drv_status(&t.d) & VIRTIO_CONFIG_S_NEEDS_RESET)
-			set_up(&t);
+			step_start(&t.d, t.features, SIZE);
 		step(&t, &in);
 	}
 	virtio_dev_free(t.dev);

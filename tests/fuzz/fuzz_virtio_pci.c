@@ -76,7 +76,7 @@ static void step(struct target *t, struct fuzz_in *in)
 		break;
 	case 13:
 		if (op & 16)
-			target_save_and_load(t, in);
+			step_save_and_load(t->dev, &t->d, t->d.queue_count, in);
 		else
 			virtio_dev_reset(t->dev);
 		break;

@@ -138,7 +138,7 @@ static void step(struct world *w, struct fuzz_in *in)
 		break;
 	case 6:
 		if (op == 0xfe)
-			target_save_and_load(&w->t, in);
+			step_save_and_load(w->t.dev, &w->t.d, w->t.d.queue_count, in);
 		else if (op == 0xf6)
 			drv_set(&w->t.d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 		break;

@@ -8,9 +8,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "../unit/virtio_driver.h"
 #include "disk/disk.h"
-#include "fuzz.h"
+#include "virtio_steps.h"
 
 #define IMAGE_SIZE KIB(64)
 #define FUZZ_CID 42
@@ -110,42 +109,10 @@ static inline void target_drain(struct target *t)
 /* Have the driver and its queues run, unless they do. */
 static inline void target_start(struct target *t, uint64_t features, uint16_t size)
 {
-	bool ok;
-
 	if (drv_status(&t->d) & VIRTIO_CONFIG_S_DRIVER_OK &&
 	    !(drv_status(&t->d) & VIRTIO_CONFIG_S_NEEDS_RESET))
 		return;
-	ok = drv_negotiate(&t->d, features);
-	assert(ok);
-	drv_msix(&t->d);
-	for (unsigned i = 0; i < t->d.queue_count; i++)
-		drv_queue(&t->d, i, size, true);
-	drv_ready(&t->d);
-}
-
-/* A few bytes of what was saved change before it is loaded. */
-static inline void target_save_and_load(struct target *t, struct fuzz_in *in)
-{
-	struct drv_queue queues[ARRAY_SIZE(t->d.q)];
-	unsigned count = t->d.queue_count;
-	struct snap_writer w;
-	struct snap_reader r;
-
-	snap_writer_init(&w);
-	virtio_dev_save(t->dev, &w);
-	assert(!w.failed);
-	for (unsigned n = (unsigned)fuzz_take(in, 1) & 3; n; n--) {
-		size_t at = fuzz_take(in, 2) % w.len;
-
-		w.data[at] = (uint8_t)fuzz_take(in, 1);
-	}
-	snap_reader_init(&r, w.data, w.len);
-	(void)virtio_dev_load(t->dev, &r, NULL);
-	snap_writer_done(&w);
-	memcpy(queues, t->d.q, sizeof(queues));
-	drv_probe(&t->d, &t->m, DRV_SLOT); /* it may have moved */
-	memcpy(t->d.q, queues, sizeof(queues));
-	t->d.queue_count = count;
+	step_start(&t->d, features, size);
 }
 
 static inline void target_done(struct target *t)

@@ -4,6 +4,9 @@
  * point outside of RAM, loop, nest or do not fit; queues that cannot be; registers written
  * at random; and rings that a second CPU changes while the device reads them. The device
  * asks for a reset (virtio 1.2, 2.1.2) where the driver broke the queue, and works after it.
+ *
+ * Long, since a guest program is one file: it brings its own driver, and each kind of breach is
+ * tried on each device.
  */
 #include "rt.h"
 

@@ -263,4 +263,24 @@ static inline int shell(const char *fmt, ...)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
 }
 
+/* Work in a new folder made from the template @folder; needs the outside judge. */
+static inline int enter_folder(char *folder, struct loop **ret_loop)
+{
+	struct err err;
+
+	if (shell("command -v qemu-img qemu-io >/dev/null") != 0) {
+		print_message("no qemu-img here: not tested\n");
+		exit(77);
+	}
+	assert_non_null(mkdtemp(folder));
+	assert_int_equal(chdir(folder), 0);
+	return loop_new(ret_loop, &err);
+}
+
+static inline int leave_folder(const char *folder, struct loop *loop)
+{
+	loop_free(loop);
+	return chdir("..") || shell("rm -rf %s", folder);
+}
+
 #endif

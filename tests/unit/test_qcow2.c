@@ -28,21 +28,12 @@ static struct loop *loop;
 
 static int setup_group(void **state)
 {
-	struct err err;
-
-	if (shell("command -v qemu-img qemu-io >/dev/null") != 0) {
-		print_message("no qemu-img here: not tested\n");
-		exit(77);
-	}
-	assert_non_null(mkdtemp(folder));
-	assert_int_equal(chdir(folder), 0);
-	return loop_new(&loop, &err);
+	return enter_folder(folder, &loop);
 }
 
 static int teardown_group(void **state)
 {
-	loop_free(loop);
-	return chdir("..") || shell("rm -rf %s", folder);
+	return leave_folder(folder, loop);
 }
 
 static int try_open(const char *path, struct disk_options opt, struct disk **ret_disk,

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The network device, driven through its PCI registers, over a back end that remembers. */
+/*
+ * The network device, driven through its PCI registers, over a back end that remembers.
+ *
+ * Long, since receiving, sending, commands, limits and saved state are of one device with one
+ * fixture, whose queues all of them share.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
