@@ -20,8 +20,8 @@ static inline void step_start(struct driver *d, uint64_t features, uint16_t size
 	drv_ready(d);
 }
 
-/* A few bytes of what was saved change before it is loaded. The driver finds the device anew and keeps
- * its @queue_count queues. */
+/* A few bytes of what was saved change before it is loaded. The driver finds the device anew and
+ * keeps its @queue_count queues. */
 static inline void step_save_and_load(struct virtio_dev *dev, struct driver *d,
 				      unsigned queue_count, struct fuzz_in *in)
 {
