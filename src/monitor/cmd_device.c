@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "monitor/command_priv.h"
 #include "monitor/config_disk.h"
 
@@ -26,8 +27,15 @@ static void added(struct control_call *call, struct commander *cmd, const char *
 }
 
 /* Inside the sandbox there are no files, and no system call to make a ring of io_uring. */
-static int give_image(struct disk_options *o, int fd, bool sandbox, struct err *err)
+static int give_image(struct config_disk *d, int fd, bool sandbox, struct err *err)
 {
+	struct disk_options *o = &d->o;
+
+	if (nbd_uri_is(d->path))
+		return sandbox ? err_set(err, EOPNOTSUPP,
+					 "disk-add: the sandbox lets no process be made for a "
+					 "remote disk while the guest runs; --sandbox off does")
+			       : 0;
 	o->has_fd = fd >= 0;
 	o->fd = fd;
 	if (sandbox)
@@ -51,7 +59,7 @@ void command_disk_add(struct control_call *call, void *opaque)
 		ret = config_disk_json(scratch, "disk-add",
 				       json_object_get(control_args(call), "disk"), &err);
 	if (ret == 0)
-		ret = give_image(&scratch->disks[0].o, fd, cmd->c.cfg->sandbox, &err);
+		ret = give_image(&scratch->disks[0], fd, cmd->c.cfg->sandbox, &err);
 	if (ret == 0)
 		ret = machine_add_disk(cmd->c.machine, &scratch->disks[0], id, &err);
 	if (scratch)

@@ -24,10 +24,11 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
-	char *id;	       /* NULL: made from its number */
-	char *serial;	       /* NULL: made from its number */
-	unsigned queues;       /* 0: one a CPU */
-	struct disk_options o; /* all but the engine and a snapshot's name */
+	char *id;		   /* NULL: made from its number */
+	char *serial;		   /* NULL: made from its number */
+	char *tls_certs, *tls_psk; /* what o points to, or NULL */
+	unsigned queues;	   /* 0: one a CPU */
+	struct disk_options o;	   /* all but the engine and a snapshot's name */
 };
 
 struct config_share {

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/parse.h"
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "monitor/command.h"
 #include "monitor/config_disk.h"
 
@@ -194,11 +195,15 @@ static int open_image(json_t *disk)
 	struct err err;
 	int fd = -1;
 
+	errno = EINVAL;
 	if (cfg && config_disk_json(cfg, "disk-add", disk, &err) == 0) {
 		const struct disk_options *o = &cfg->disks[0].o;
 
-		fd = open(cfg->disks[0].path, (o->readonly || o->snapshot ? O_RDONLY : O_RDWR) |
-						  O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		errno = EINVAL;
+		if (!nbd_uri_is(cfg->disks[0].path))
+			fd = open(cfg->disks[0].path,
+				  (o->readonly || o->snapshot ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+				      O_NOCTTY | O_NONBLOCK);
 		config_disks_drop(cfg);
 	}
 	free(cfg);
