@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -164,6 +165,18 @@ static int failed(const struct ctl *ctl, int status, const char *code, const str
 	return status;
 }
 
+/* @result is taken over. */
+static void show(const struct ctl *ctl, const char *command, json_t *result)
+{
+	if (ctl->json) {
+		json_dumpf(result, stdout, JSON_COMPACT);
+		putchar('\n');
+	} else {
+		ctl_print(command, result);
+	}
+	json_decref(result);
+}
+
 static int print_events(const struct ctl *ctl)
 {
 	struct err err;
@@ -210,6 +223,77 @@ static int open_image(json_t *disk)
 	return fd;
 }
 
+/* ---- save ---- */
+
+/* The name becomes that of the finished file, on stable storage; 0 or -errno. */
+static int give_name(const char *temp, const char *path)
+{
+	char folder[PATH_MAX], *slash;
+	int fd, ret;
+
+	if (rename(temp, path) < 0)
+		return -errno;
+	snprintf(folder, sizeof(folder), "%s", path);
+	slash = strrchr(folder, '/');
+	if (slash)
+		slash[slash == folder] = '\0';
+	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ret = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+/*
+ * Into a file beside the wanted one, which takes its place when all is there. A machine
+ * that shall end stays paused until then.
+ */
+static int save(struct ctl *ctl, const struct control_command *cmd, json_t *args)
+{
+	const char *path = json_string_value(json_object_get(args, "file")), *code = "host";
+	bool quits = !strcmp(control_get_text(args, "then", ""), "quit");
+	char temp[PATH_MAX];
+	json_t *result = NULL;
+	struct err err;
+	int fd, ret;
+
+	snprintf(temp, sizeof(temp), "%s.%ld", path, (long)getpid());
+	fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		err_set(&err, errno, "save: file '%s': %s", temp, strerror(errno));
+		json_decref(args);
+		return failed(ctl, CTL_USAGE, control_code(-errno), &err);
+	}
+	if (quits)
+		json_object_set_new(args, "then", json_string("pause"));
+	ret = control_call(ctl->client, cmd->name, json_incref(args), &fd, 1, &result, &code, &err);
+	close(fd);
+	if (ret == 0) {
+		ret = give_name(temp, path);
+		if (ret < 0) {
+			err_set(&err, -ret, "save: file '%s': %s", path, strerror(-ret));
+			code = control_code(ret);
+			json_decref(result);
+		}
+	}
+	json_decref(args);
+	if (ret < 0) {
+		unlink(temp);
+		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
+	}
+	if (quits) {
+		json_t *ended = NULL;
+
+		ret = control_call(ctl->client, "quit", NULL, NULL, 0, &ended, &code, &err);
+		json_decref(ended);
+		json_object_set_new(result, "state", json_string("stopped"));
+	}
+	show(ctl, cmd->name, result);
+	if (ret < 0)
+		return failed(ctl, CTL_HOST, code, &err);
+	return fflush(stdout) ? CTL_HOST : CTL_DONE;
+}
+
 static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 {
 	const char *code = "host";
@@ -217,6 +301,8 @@ static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 	struct err err;
 	int fd = -1, ret;
 
+	if (!strcmp(cmd->name, "save"))
+		return save(ctl, cmd, args);
 	if (!strcmp(cmd->name, "disk-add")) {
 		fd = open_image(json_object_get(args, "disk"));
 		if (fd < 0 && (errno == ENOENT || errno == EACCES)) {
@@ -242,13 +328,7 @@ static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 		json_decref(result);
 		return print_events(ctl);
 	}
-	if (ctl->json) {
-		json_dumpf(result, stdout, JSON_COMPACT);
-		putchar('\n');
-	} else {
-		ctl_print(cmd->name, result);
-	}
-	json_decref(result);
+	show(ctl, cmd->name, result);
 	return fflush(stdout) ? CTL_HOST : CTL_DONE;
 }
 

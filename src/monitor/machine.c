@@ -4,6 +4,7 @@
  * the platform asks of the machine becomes a request (vm.h), which any vCPU
  * thread may make.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/random.h>
 #include <time.h>
@@ -189,9 +190,14 @@ static void virtio_row_reset(void *dev)
 	virtio_dev_reset(dev);
 }
 
-static void virtio_row_quiesce(void *dev)
+static void virtio_row_freeze(void *dev)
 {
-	virtio_dev_quiesce(dev);
+	virtio_dev_freeze(dev);
+}
+
+static void virtio_row_thaw(void *dev)
+{
+	virtio_dev_thaw(dev);
 }
 
 static void virtio_row_save(void *dev, struct snap_writer *w)
@@ -209,7 +215,8 @@ static void add_virtio_row(struct machine *m, const char *name, struct virtio_de
 	m->table[m->table_count++] = (struct vm_device) { .name = name,
 							  .dev = dev,
 							  .reset = virtio_row_reset,
-							  .quiesce = virtio_row_quiesce,
+							  .freeze = virtio_row_freeze,
+							  .thaw = virtio_row_thaw,
 							  .save = virtio_row_save,
 							  .load = virtio_row_load };
 }
@@ -453,7 +460,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	m->cfg = cfg;
 	m->con = con;
 	m->events = *events;
-	m->kernel.fd = m->initrd.fd = -1;
+	m->kernel.fd = m->initrd.fd = m->load_fd = -1;
 	m->platform = (struct platform_ops) { .reset = on_reset,
 					      .power_off = on_power_off,
 					      .panic = on_panic,
@@ -466,6 +473,11 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
 	if (ret == 0 && cfg->initrd)
 		ret = boot_file_open("initrd", cfg->initrd, &m->initrd, err);
+	if (ret == 0 && cfg->load) {
+		m->load_fd = open(cfg->load, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		if (m->load_fd < 0)
+			ret = err_set(err, errno, "load '%s': %s", cfg->load, strerror(errno));
+	}
 	if (ret == 0)
 		ret = vm_new(&vc, &m->vm, err);
 	if (ret == 0)
@@ -487,6 +499,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	machine_save_abort(m);
 	if (m->con)
 		console_attach(m->con, NULL);
 	if (vm_stop(m->vm) < 0)
@@ -523,6 +536,8 @@ void machine_free(struct machine *m)
 	vm_free(m->vm);
 	boot_file_close(&m->kernel);
 	boot_file_close(&m->initrd);
+	if (m->load_fd >= 0)
+		close(m->load_fd);
 	free(m);
 }
 
@@ -532,8 +547,15 @@ int machine_start(struct machine *m, struct err *err)
 
 	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
 		ret = virtio_fs_start(m->shares[i], err);
-	if (ret == 0)
+	if (ret == 0 && m->load_fd < 0)
 		ret = vm_start(m->vm, err);
+	else if (ret == 0)
+		ret = vm_start_to_load(m->vm, err);
+	if (ret == 0 && m->load_fd >= 0) {
+		ret = machine_load(m, err);
+		if (ret == 0)
+			vm_resume(m->vm);
+	}
 	if (ret < 0)
 		return ret;
 	/* Not before: power-on would lose what the port had taken. */

@@ -86,8 +86,14 @@ struct machine {
 	uint64_t started_ns; /* clock_now_ns() */
 	unsigned boots;	     /* times that the guest was started: 1, and each reset */
 	bool paused;	     /* by machine_pause() */
+	struct saver *saver; /* NULL: it is not being saved */
+	int load_fd;	     /* of the saved machine to go on with; -1: none */
 	atomic_bool crash_told;
 };
+
+/* machine_save.c */
+/** machine_load() - the machine in load_fd; before it runs */
+int machine_load(struct machine *m, struct err *err);
 
 /* Make the device of disk_cfg[@i] or net_cfg[@i]; vCPUs parked or not yet started. */
 int machine_make_disk(struct machine *m, unsigned i, struct err *err);
