@@ -103,7 +103,14 @@ static void was_reset(void *opaque)
 		m->events.reset(m->events.arg);
 }
 
-static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped, .was_reset = was_reset };
+static void stop_time(void *opaque, bool is_stopped)
+{
+	guest_clock_stop(((struct machine *)opaque)->guest_clock, is_stopped);
+}
+
+static const struct vm_ops vm_ops = {
+	.boot = boot, .stopped = stopped, .stop_time = stop_time, .was_reset = was_reset
+};
 
 /* ---- console ---- */
 
@@ -281,8 +288,8 @@ static int add_platform(struct machine *m, struct err *err)
 
 	ret = pci_host_new(&vm->pio, &vm->mmio, &vm->irq, &m->platform, &m->pci, err);
 	if (ret == 0)
-		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->clock, &m->uart_backend,
-			       &m->uart, err);
+		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->host_clock,
+			       &m->uart_backend, &m->uart, err);
 	if (ret == 0)
 		ret = pit_new(&vm->pio, &vm->irq, &m->clock, &m->pit, err);
 	if (ret == 0)
@@ -468,7 +475,13 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 					      .opaque = m };
 	m->uart_backend = (struct uart_backend) { uart_output, input_ready, m };
 	m->vcon_backend = (struct virtio_console_backend) { vcon_output, input_ready, m };
-	hw_clock_init_loop(&m->clock, loop);
+	hw_clock_init_loop(&m->host_clock, loop);
+	m->guest_clock = guest_clock_new(loop);
+	if (!m->guest_clock) {
+		free(m);
+		return err_set(err, ENOMEM, "machine: out of memory");
+	}
+	guest_clock_init(m->guest_clock, &m->clock);
 
 	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
 	if (ret == 0 && cfg->initrd)
@@ -536,6 +549,7 @@ void machine_free(struct machine *m)
 	vm_free(m->vm);
 	boot_file_close(&m->kernel);
 	boot_file_close(&m->initrd);
+	guest_clock_free(m->guest_clock);
 	if (m->load_fd >= 0)
 		close(m->load_fd);
 	free(m);

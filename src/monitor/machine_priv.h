@@ -44,7 +44,8 @@ struct machine {
 	struct machine_events events;
 	struct vm *vm;
 	struct console *con;
-	struct hw_clock clock;
+	struct hw_clock clock, host_clock; /* guest time; the console's */
+	struct guest_clock *guest_clock;
 	struct platform_ops platform;
 	struct boot_file kernel, initrd;
 	struct uart_backend uart_backend;

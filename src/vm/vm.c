@@ -154,12 +154,22 @@ int vm_park(struct vm *vm, struct err *err)
 	return 0;
 }
 
+static void stop_time(struct vm *vm, bool stopped)
+{
+	if (vm->accel->stop_time)
+		vm->accel->stop_time(vm->accel_vm, stopped);
+	if (vm->ops->stop_time)
+		vm->ops->stop_time(vm->opaque, stopped);
+}
+
 int vm_pause(struct vm *vm, struct err *err)
 {
 	int ret = vm_park(vm, err);
 
 	if (ret < 0)
 		return ret;
+	if (!vm->frozen)
+		stop_time(vm, true);
 	vm->frozen = true;
 	for (unsigned i = 0; i < vm->device_count; i++)
 		if (vm->devices[i].freeze)
@@ -170,10 +180,13 @@ int vm_pause(struct vm *vm, struct err *err)
 void vm_resume(struct vm *vm)
 {
 	/* Before the vCPUs run: a frozen device does not hear them. */
-	for (unsigned i = 0; i < vm->device_count && vm->frozen && vm->pause_depth == 1; i++)
-		if (vm->devices[i].thaw)
-			vm->devices[i].thaw(vm->devices[i].dev);
-	vm->frozen &= vm->pause_depth > 1;
+	if (vm->frozen && vm->pause_depth == 1) {
+		for (unsigned i = 0; i < vm->device_count; i++)
+			if (vm->devices[i].thaw)
+				vm->devices[i].thaw(vm->devices[i].dev);
+		stop_time(vm, false);
+		vm->frozen = false;
+	}
 	pthread_mutex_lock(&vm->lock);
 	if (vm->pause_depth)
 		vm->pause_depth--;

@@ -52,6 +52,8 @@ struct vm_ops {
 	int (*boot)(void *opaque, struct vcpu_state *state, struct err *err);
 	/* The machine has stopped for good because of @req; vCPUs are parked. Loop thread. */
 	void (*stopped)(void *opaque, const struct vm_request *req);
+	/* The devices' time stands still from @stopped to !@stopped. Loop thread; may be NULL. */
+	void (*stop_time)(void *opaque, bool stopped);
 	/* The machine was reset and is about to run. Loop thread; may be NULL. */
 	void (*was_reset)(void *opaque);
 };
@@ -154,8 +156,8 @@ int vm_start_to_load(struct vm *vm, struct err *err);
 void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/** vm_pause() - park all vCPUs and freeze the devices; nests. Return: 0; -ETIMEDOUT when one does
- * not stop */
+/** vm_pause() - park all vCPUs, freeze the devices, stop the guest's time; nests. Return: 0;
+ * -ETIMEDOUT when one does not stop */
 int vm_pause(struct vm *vm, struct err *err);
 void vm_resume(struct vm *vm);
 
