@@ -73,6 +73,34 @@ void command_disk_add(struct control_call *call, void *opaque)
 		added(call, cmd, "disk", id);
 }
 
+/* Numbers of descriptors are the client's: what it sent along takes their place, in order. */
+static int give_fds(struct config_net *net, struct control_call *call, bool sandbox,
+		    struct err *err)
+{
+	unsigned count = 0;
+	int fd;
+
+	while ((fd = control_take_fd(call)) >= 0) {
+		if (count < net->net.fd_count)
+			net->net.fds[count] = fd;
+		else
+			close(fd);
+		count++;
+	}
+	if (count != net->net.fd_count) {
+		for (unsigned i = 0; i < count && i < net->net.fd_count; i++)
+			close(net->net.fds[i]);
+		net->net.fd_count = 0;
+		return err_set(err, EINVAL,
+			       "net-add: as many descriptors must come along as there are fd=");
+	}
+	if (sandbox && !count)
+		return err_set(err, EOPNOTSUPP,
+			       "net-add: the sandbox lets no network be made while the guest runs, "
+			       "but takes an open one (tap,fd=N); --sandbox off does");
+	return 0;
+}
+
 void command_net_add(struct control_call *call, void *opaque)
 {
 	json_t *value = json_object_get(control_args(call), "net");
@@ -84,14 +112,10 @@ void command_net_add(struct control_call *call, void *opaque)
 
 	ret = json_is_string(value) ? config_net_parse(&net, json_string_value(value), &err)
 				    : config_net_json(&net, value, &err);
-	if (ret == 0 && cmd->c.cfg->sandbox) {
-		ret = err_set(&err, EOPNOTSUPP,
-			      "net-add: the sandbox lets no network be made while the guest runs; "
-			      "--sandbox off does");
-		config_net_done(&net);
-	}
 	if (ret == 0) {
-		ret = machine_add_net(cmd->c.machine, &net, id, &err);
+		ret = give_fds(&net, call, cmd->c.cfg->sandbox, &err);
+		if (ret == 0)
+			ret = machine_add_net(cmd->c.machine, &net, id, &err);
 		config_net_done(&net);
 	}
 	if (ret < 0)

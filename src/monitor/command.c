@@ -221,7 +221,7 @@ const struct control_command command_table[] = {
 	{ "quit", "end the machine at once", NULL, 0, run_quit },
 	{ "save", "save the machine into a file, for eyot-vmm --load", save_args, 1, command_save },
 	{ "disk-add", "add a disk", disk_add_args, 1, command_disk_add },
-	{ "net-add", "add a network card", net_add_args, 0, command_net_add },
+	{ "net-add", "add a network card", net_add_args, CONTROL_FDS_MAX, command_net_add },
 	{ "device-remove", "have the guest release a disk or card, and take it away", remove_args,
 	  0, command_device_remove },
 	{ "disk-resize", "make a disk larger", resize_args, 0, command_disk_resize },

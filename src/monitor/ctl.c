@@ -17,6 +17,7 @@
 #include "disk/nbd_uri.h"
 #include "monitor/command.h"
 #include "monitor/config_disk.h"
+#include "monitor/config_net.h"
 
 struct ctl {
 	const char *path;
@@ -294,27 +295,50 @@ static int save(struct ctl *ctl, const struct control_command *cmd, json_t *args
 	return fflush(stdout) ? CTL_HOST : CTL_DONE;
 }
 
+/* Descriptors of a TAP interface that we were started with; returns how many. */
+static unsigned given_fds(json_t *value, int fds[CONTROL_FDS_MAX])
+{
+	struct config_net net;
+	unsigned count = 0;
+	struct err err;
+
+	if ((json_is_string(value) ? config_net_parse(&net, json_string_value(value), &err)
+				   : config_net_json(&net, value, &err)) < 0)
+		return 0; /* the monitor tells what is wrong */
+	while (count < net.net.fd_count && count < CONTROL_FDS_MAX) {
+		fds[count] = net.net.fds[count];
+		count++;
+	}
+	net.net.fd_count = 0; /* they stay open until they are sent */
+	config_net_done(&net);
+	return count;
+}
+
 static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 {
 	const char *code = "host";
 	json_t *result = NULL;
+	unsigned fd_count = 0;
+	int fds[CONTROL_FDS_MAX], ret;
 	struct err err;
-	int fd = -1, ret;
 
 	if (!strcmp(cmd->name, "save"))
 		return save(ctl, cmd, args);
+	if (!strcmp(cmd->name, "net-add"))
+		fd_count = given_fds(json_object_get(args, "net"), fds);
 	if (!strcmp(cmd->name, "disk-add")) {
-		fd = open_image(json_object_get(args, "disk"));
-		if (fd < 0 && (errno == ENOENT || errno == EACCES)) {
+		fds[0] = open_image(json_object_get(args, "disk"));
+		fd_count = fds[0] >= 0;
+		if (fds[0] < 0 && (errno == ENOENT || errno == EACCES)) {
 			/* Not the monitor's words: it may see less than this. */
 			err_set(&err, errno, "disk-add: its image: %s", strerror(errno));
 			json_decref(args);
 			return failed(ctl, CTL_USAGE, control_code(-errno), &err);
 		}
 	}
-	ret = control_call(ctl->client, cmd->name, args, &fd, fd >= 0, &result, &code, &err);
-	if (fd >= 0)
-		close(fd);
+	ret = control_call(ctl->client, cmd->name, args, fds, fd_count, &result, &code, &err);
+	for (unsigned i = 0; i < fd_count; i++)
+		close(fds[i]);
 
 	if (ret < 0)
 		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
