@@ -224,6 +224,17 @@ void command_removals_done(struct commander *cmd)
 
 /* ---- changing ---- */
 
+/* vCPUs parked for a change; false: the call was answered. */
+static bool park_for(struct control_call *call, struct machine *m)
+{
+	struct err err;
+	int ret = vm_park(m->vm, &err);
+
+	if (ret < 0)
+		control_fail(call, ret, &err);
+	return ret == 0;
+}
+
 void command_disk_resize(struct control_call *call, void *opaque)
 {
 	struct commander *cmd = opaque;
@@ -233,14 +244,10 @@ void command_disk_resize(struct control_call *call, void *opaque)
 	struct err err;
 	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret == 0) {
-		ret =
-		    disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0), &err);
-		vm_resume(m->vm);
-	}
+	ret = disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0), &err);
+	vm_resume(m->vm);
 	if (ret < 0) {
 		err_prefix(&err, ret, "disk '%s'", machine_disk_id(m, i, id));
 		control_fail(call, ret, &err);
@@ -262,13 +269,10 @@ void command_disk_limits(struct control_call *call, void *opaque)
 	struct err err;
 	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret == 0) {
-		ret = disk_set_limits(m->disks[slot - SLOT_DISKS], &limits, &err);
-		vm_resume(m->vm);
-	}
+	ret = disk_set_limits(m->disks[slot - SLOT_DISKS], &limits, &err);
+	vm_resume(m->vm);
 	if (ret < 0)
 		control_fail(call, ret, &err);
 	else
@@ -280,16 +284,9 @@ void command_net_limits(struct control_call *call, void *opaque)
 	struct commander *cmd = opaque;
 	struct machine *m = cmd->c.machine;
 	unsigned slot = find(call, cmd, "net");
-	struct err err;
-	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret < 0) {
-		control_fail(call, ret, &err);
-		return;
-	}
 	virtio_net_set_rate(m->nets[slot - SLOT_NETS],
 			    control_get_number(control_args(call), "rate", 0));
 	vm_resume(m->vm);

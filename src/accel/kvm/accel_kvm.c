@@ -294,7 +294,8 @@ static int save_clock(struct kvm_vm *vm, struct snap_writer *w, struct err *err)
 
 	if (ret < 0)
 		return ret;
-	accel_clock_save(w, vm->stopped ? vm->stopped_ns : clock.clock, vm->tsc_khz);
+	accel_clock_save(w, vm->stopped && vm->stopped_tsc ? vm->stopped_ns : clock.clock,
+			 vm->tsc_khz);
 	return 0;
 }
 
@@ -318,8 +319,7 @@ static int load_clock(struct kvm_vm *vm, struct snap_reader *r, struct err *err)
 				       vm->tsc_khz);
 		vm->tsc_khz = khz;
 	}
-	vm->stopped_ns = ns;
-	vm->stopped_tsc = 0;
+	vm->stopped_tsc = 0; /* it goes on from here */
 	return KVM_CALL(vm->fd, KVM_SET_CLOCK, &clock, err);
 }
 
@@ -356,11 +356,13 @@ static void kvm_stop_time(struct accel_vm *avm, bool stopped)
 	}
 	if (!vm->stopped)
 		return;
-	for (unsigned i = 0; i < vm->count && vm->stopped_tsc; i++)
+	vm->stopped = false;
+	if (!vm->stopped_tsc)
+		return;
+	for (unsigned i = 0; i < vm->count; i++)
 		shift_tsc(vm->cpus[i], __builtin_ia32_rdtsc() - vm->stopped_tsc);
 	clock = (struct kvm_clock_data) { .clock = vm->stopped_ns };
 	KVM_CALL(vm->fd, KVM_SET_CLOCK, &clock, &err);
-	vm->stopped = false;
 }
 
 static int kvm_save(struct accel_vm *avm, struct snap_writer *w, struct err *err)

@@ -47,7 +47,7 @@ struct kvm_vm {
 	unsigned count;
 	size_t run_size;
 	unsigned tsc_khz;
-	/* While guest time stands: kvm-clock, and the host's TSC; 0: it was set meanwhile */
+	/* While guest time stands: kvm-clock, and the host's TSC; 0: state was loaded meanwhile */
 	bool stopped;
 	uint64_t stopped_ns, stopped_tsc;
 	bool opt_stats;
