@@ -456,6 +456,12 @@ void aio_free(struct aio *aio)
 	free(aio);
 }
 
+void aio_hurry(struct aio *aio)
+{
+	if (aio->extra.fd >= 0)
+		aio->extra.hurry(aio->extra.arg);
+}
+
 void aio_set_extra(struct aio *aio, const struct aio_extra *extra)
 {
 	aio->extra = extra ? *extra : (struct aio_extra) { .fd = -1 };

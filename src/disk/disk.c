@@ -18,6 +18,8 @@
 #include "disk/nbd_uri.h"
 #include "disk/qcow2_format.h"
 
+#define DRAIN_PATIENCE_NS 5000000000ull /* the loop does nothing else meanwhile */
+
 static void add(_Atomic uint64_t *sum, uint64_t n)
 {
 	atomic_fetch_add_explicit(sum, n, memory_order_relaxed);
@@ -152,10 +154,16 @@ void disk_kick(struct disk *disk)
 
 void disk_drain(struct disk *disk)
 {
+	uint64_t hurry_ns = clock_now_ns() + DRAIN_PATIENCE_NS;
+
 	while (atomic_load_explicit(&disk->inflight, memory_order_acquire)) {
 		if (disk->throttle)
 			throttle_release(disk->throttle);
 		aio_wait(disk->aio);
+		if (hurry_ns && clock_now_ns() > hurry_ns) {
+			aio_hurry(disk->aio);
+			hurry_ns = 0;
+		}
 	}
 }
 

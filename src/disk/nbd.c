@@ -160,6 +160,18 @@ static void nbd_kick(void *arg)
 	pthread_mutex_unlock(&n->lock);
 }
 
+static void nbd_hurry(void *arg)
+{
+	struct nbd_request m = { .op = NBD_HURRY };
+	struct nbd *n = arg;
+
+	nbd_kick(n);
+	pthread_mutex_lock(&n->lock);
+	if (!n->dead && send(n->fd, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(m))
+		give_up(n, "takes no requests");
+	pthread_mutex_unlock(&n->lock);
+}
+
 static void nop_done(struct aio_op *aio, int res)
 {
 	struct disk_req *req = container_of(aio, struct disk_req, aio);
@@ -661,7 +673,9 @@ int nbd_open(struct disk *disk, const char *path, const struct disk_options *opt
 {
 	struct nbd_start *st = calloc(1, sizeof(*st));
 	struct nbd *n = calloc(1, sizeof(*n));
-	struct aio_extra extra = { .ready = nbd_ready, .kick = nbd_kick, .arg = n };
+	struct aio_extra extra = {
+		.ready = nbd_ready, .kick = nbd_kick, .hurry = nbd_hurry, .arg = n
+	};
 	int ret;
 
 	if (!st || !n) {

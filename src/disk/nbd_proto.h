@@ -45,7 +45,9 @@ struct nbd_hello {
 	bool readonly, can_flush, can_trim, can_zero, can_fua;
 };
 
-enum nbd_op { NBD_READ, NBD_WRITE, NBD_FLUSH, NBD_TRIM, NBD_ZERO };
+/* NBD_HURRY has no slot and no answer: what waits for the server or its connection shall fail now.
+ */
+enum nbd_op { NBD_READ, NBD_WRITE, NBD_FLUSH, NBD_TRIM, NBD_ZERO, NBD_HURRY };
 
 #define NBD_FUA 1u     /* a write: on stable storage before the answer */
 #define NBD_NO_HOLE 2u /* a zeroing: keep the space */

@@ -181,6 +181,8 @@ static void send_part(struct client *c, struct part *p)
 		flags |= r->flags & NBD_NO_HOLE ? LIBNBD_CMD_FLAG_NO_HOLE : 0;
 		cookie = nbd_aio_zero(c->h, r->len, r->off, done, flags);
 		break;
+	case NBD_HURRY: /* never a part */
+		break;
 	}
 	if (cookie >= 0)
 		return;
@@ -443,6 +445,19 @@ static bool is_good(const struct client *c, const struct nbd_request *r)
 	       r->len <= c->server.size - r->off;
 }
 
+/* The machine does not wait any longer. */
+static void hurry(struct client *c)
+{
+	if (c->up && c->sent) {
+		note_failure(c, ETIMEDOUT, "the machine does not wait any longer");
+		lost(c, ETIMEDOUT);
+	}
+	if (c->up)
+		return;
+	c->gave_up = true;
+	fail_busy(c);
+}
+
 /* Return: 1: go on; 0: the machine is gone; -EPROTO. */
 static int take_requests(struct client *c)
 {
@@ -459,6 +474,10 @@ static int take_requests(struct client *c)
 		struct part *p;
 
 		memcpy(&r, c->in + at, sizeof(r));
+		if (r.op == NBD_HURRY) {
+			hurry(c);
+			continue;
+		}
 		if (!is_good(c, &r))
 			return -EPROTO;
 		p = &c->parts[r.slot];
