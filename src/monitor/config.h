@@ -14,7 +14,7 @@
 #include "vm/cpu_model.h"
 
 #define CONFIG_DISKS_MAX 16
-#define CONFIG_NETS_MAX 8
+#define CONFIG_NETS_MAX NET_PLACES
 #define CONFIG_SHARES_MAX 3
 #define CONFIG_ID_MAX 63 /* characters of a name */
 
@@ -28,6 +28,7 @@ struct config_disk {
 	char *serial;		   /* NULL: made from its number */
 	char *tls_certs, *tls_psk; /* what o points to, or NULL */
 	unsigned queues;	   /* 0: one a CPU */
+	unsigned place;		   /* one more than it; 0: the first that is free */
 	struct disk_options o;	   /* all but the engine and a snapshot's name */
 };
 

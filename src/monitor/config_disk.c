@@ -130,6 +130,16 @@ static int set_id(struct config_disk *d, const char *value, struct err *err)
 	return 0;
 }
 
+static int set_place(struct config_disk *d, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+
+	if (size_parse(value, &n) < 0 || n >= CONFIG_DISKS_MAX)
+		return bad(d, "place", value, "not a number from 0 to 15", err);
+	d->place = (unsigned)n + 1;
+	return 0;
+}
+
 static int set_text(struct config_disk *d, const char *key, const char *value, char **ret,
 		    struct err *err)
 {
@@ -195,6 +205,7 @@ static const struct key {
 	{ "iops", set_iops, 0 },
 	{ "bps", set_bps, 0 },
 	{ "burst", set_burst, 0 },
+	{ "place", set_place, 0 },
 	{ "tls-certs", set_tls_certs, 0 },
 	{ "tls-psk", set_tls_psk, 0 },
 	{ "reconnect", set_reconnect, 0 },

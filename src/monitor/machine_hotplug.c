@@ -68,11 +68,12 @@ int machine_check_id(const struct machine *m, unsigned slot, struct err *err)
 	return machine_find(m, id) ? err_set(err, EEXIST, "id '%s': two devices have it", id) : 0;
 }
 
-/* The first free slot of @count from @first on; 0: none. */
-static unsigned free_place(const struct machine *m, unsigned first, unsigned count)
+/* The slot of @place, or the first free one of @count from @first on; 0: none. */
+static unsigned free_place(const struct machine *m, unsigned first, unsigned count, unsigned place)
 {
 	for (unsigned slot = first; slot < first + count; slot++)
-		if (!at_slot(m, slot) && !(m->vacating & 1u << slot))
+		if (!at_slot(m, slot) && !(m->vacating & 1u << slot) &&
+		    (!place || slot == first + place - 1))
 			return slot;
 	return 0;
 }
@@ -96,13 +97,14 @@ static int plug(struct machine *m, unsigned slot, char *ret_id, struct err *err)
 
 int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, struct err *err)
 {
-	unsigned slot = free_place(m, SLOT_DISKS, CONFIG_DISKS_MAX), i = slot - SLOT_DISKS;
+	unsigned slot = free_place(m, SLOT_DISKS, CONFIG_DISKS_MAX, d->place),
+		 i = slot - SLOT_DISKS;
 	struct config_disk *own;
 	int ret;
 
 	if (!slot)
-		return err_set(err, ENOSPC, "disk '%s': all %u places for disks are taken", d->path,
-			       CONFIG_DISKS_MAX);
+		return err_set(err, ENOSPC, "disk '%s': %s taken", d->path,
+			       d->place ? "its place is" : "all places for disks are");
 	own = malloc(sizeof(*own));
 	if (!own)
 		return err_set(err, ENOMEM, "disk '%s': out of memory", d->path);
@@ -125,13 +127,13 @@ int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, str
 
 int machine_add_net(struct machine *m, struct config_net *n, char *ret_id, struct err *err)
 {
-	unsigned slot = free_place(m, SLOT_NETS, CONFIG_NETS_MAX), i = slot - SLOT_NETS;
+	unsigned slot = free_place(m, SLOT_NETS, CONFIG_NETS_MAX, n->place), i = slot - SLOT_NETS;
 	struct config_net *own;
 	int ret;
 
 	if (!slot)
-		return err_set(err, ENOSPC, "net: all %u places for cards are taken",
-			       CONFIG_NETS_MAX);
+		return err_set(err, ENOSPC, "net: %s taken",
+			       n->place ? "its place is" : "all places for cards are");
 	own = malloc(sizeof(*own));
 	if (!own)
 		return err_set(err, ENOMEM, "net: out of memory");
