@@ -559,13 +559,20 @@ int client_new(const struct nbd_start *st, uint8_t *memory, struct client **ret_
 	}
 	if (ret < 0) {
 		err_set(err, EIO, "%s", c->why.text);
-		free(c);
+		client_free(c);
 		return ret;
 	}
 	c->serving = true;
 	*ret_hello = c->server;
 	*ret_client = c;
 	return 0;
+}
+
+void client_free(struct client *c)
+{
+	if (c)
+		nbd_close(c->h);
+	free(c);
 }
 
 int client_run(struct client *c)

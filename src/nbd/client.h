@@ -20,4 +20,6 @@ int client_new(const struct nbd_start *st, uint8_t *memory, struct client **ret_
  * the protocol */
 int client_run(struct client *c);
 
+void client_free(struct client *c); /* NULL is fine */
+
 #endif

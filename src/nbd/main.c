@@ -102,18 +102,25 @@ int main(int argc, char **argv)
 	log_init(NBD_PROGRAM, LOG_INFO);
 	if (!st || argc != 1 || fstat(NBD_FD_SOCKET, &s) < 0 || !S_ISSOCK(s.st_mode)) {
 		log_error("is started by eyot-vmm and eyot-img, for disks on NBD servers");
+		free(st);
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, SIG_IGN); /* typed for the machine, which tells us by closing */
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-	if (recv(NBD_FD_SOCKET, st, sizeof(*st), MSG_WAITALL) != sizeof(*st))
+	if (recv(NBD_FD_SOCKET, st, sizeof(*st), MSG_WAITALL) != sizeof(*st)) {
+		free(st);
 		return 8;
+	}
 	ret = start(st, &memory, &hello.err);
 	if (ret == 0)
 		ret = client_new(st, memory, &c, &hello, &hello.err);
 	hello.ret = ret;
-	if (send(NBD_FD_SOCKET, &hello, sizeof(hello), MSG_NOSIGNAL) != sizeof(hello) || ret < 0)
-		return 8;
-	return client_run(c) < 0 ? 8 : 0;
+	if (send(NBD_FD_SOCKET, &hello, sizeof(hello), MSG_NOSIGNAL) != sizeof(hello))
+		ret = -EPIPE;
+	if (ret == 0)
+		ret = client_run(c);
+	client_free(c);
+	free(st);
+	return ret < 0 ? 8 : 0;
 }
