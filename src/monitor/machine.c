@@ -416,43 +416,6 @@ int machine_make_net(struct machine *m, unsigned index, struct err *err)
 	return ret;
 }
 
-/* Disks and cards into their places: first those that have one, then the others from the front. */
-static int give_places(struct machine *m, struct err *err)
-{
-	const struct config *cfg = m->cfg;
-
-	for (unsigned pass = 0; pass < 2; pass++) {
-		unsigned next = 0;
-
-		for (unsigned i = 0; i < cfg->disk_count; i++) {
-			const struct config_disk *d = &cfg->disks[i];
-
-			if ((d->place == 0) != pass)
-				continue;
-			while (pass && m->disk_cfg[next])
-				next++;
-			if (m->disk_cfg[pass ? next : d->place - 1])
-				return err_set(err, EEXIST, "disk '%s': place %u is taken", d->path,
-					       d->place - 1);
-			m->disk_cfg[pass ? next : d->place - 1] = d;
-		}
-		next = 0;
-		for (unsigned i = 0; i < cfg->net_count; i++) {
-			const struct config_net *n = &cfg->nets[i];
-
-			if ((n->place == 0) != pass)
-				continue;
-			while (pass && m->net_cfg[next])
-				next++;
-			if (m->net_cfg[pass ? next : n->place - 1])
-				return err_set(err, EEXIST, "net '%s': place %u is taken",
-					       net_kind_name(n->net.kind), n->place - 1);
-			m->net_cfg[pass ? next : n->place - 1] = n;
-		}
-	}
-	return 0;
-}
-
 static int add_virtio(struct machine *m, struct err *err)
 {
 	struct virtio_env env = virtio_env(m);
@@ -461,7 +424,7 @@ static int add_virtio(struct machine *m, struct err *err)
 	if (ret == 0 && wants_virtio_console(m->cfg))
 		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
 	if (ret == 0)
-		ret = give_places(m, err);
+		ret = machine_give_places(m, err);
 	for (unsigned i = 0; i < CONFIG_DISKS_MAX && ret == 0; i++)
 		if (m->disk_cfg[i])
 			ret = machine_make_disk(m, i, err);

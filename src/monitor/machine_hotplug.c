@@ -58,6 +58,44 @@ static struct virtio_dev *at_slot(const struct machine *m, unsigned slot)
 	return slot >= SLOT_DISKS && slot < SLOT_NETS ? m->blks[slot - SLOT_DISKS] : NULL;
 }
 
+/* ---- places ---- */
+
+int machine_give_places(struct machine *m, struct err *err)
+{
+	const struct config *cfg = m->cfg;
+
+	for (unsigned pass = 0; pass < 2; pass++) {
+		unsigned next = 0;
+
+		for (unsigned i = 0; i < cfg->disk_count; i++) {
+			const struct config_disk *d = &cfg->disks[i];
+
+			if ((d->place == 0) != pass)
+				continue;
+			while (pass && m->disk_cfg[next])
+				next++;
+			if (m->disk_cfg[pass ? next : d->place - 1])
+				return err_set(err, EEXIST, "disk '%s': place %u is taken", d->path,
+					       d->place - 1);
+			m->disk_cfg[pass ? next : d->place - 1] = d;
+		}
+		next = 0;
+		for (unsigned i = 0; i < cfg->net_count; i++) {
+			const struct config_net *n = &cfg->nets[i];
+
+			if ((n->place == 0) != pass)
+				continue;
+			while (pass && m->net_cfg[next])
+				next++;
+			if (m->net_cfg[pass ? next : n->place - 1])
+				return err_set(err, EEXIST, "net '%s': place %u is taken",
+					       net_kind_name(n->net.kind), n->place - 1);
+			m->net_cfg[pass ? next : n->place - 1] = n;
+		}
+	}
+	return 0;
+}
+
 /* ---- adding ---- */
 
 int machine_check_id(const struct machine *m, unsigned slot, struct err *err)

@@ -106,6 +106,10 @@ const char *machine_disk_id(const struct machine *m, unsigned i, char *buf);
 const char *machine_net_id(const struct machine *m, unsigned i, char *buf);
 const char *machine_slot_id(const struct machine *m, unsigned slot, char *buf);
 
+/** machine_give_places() - those of the configuration into disk_cfg and net_cfg: first what has a
+ * place of its own, then the others from the front; -EEXIST with a text */
+int machine_give_places(struct machine *m, struct err *err);
+
 /** machine_check_id() - whether the id of a device to be made is free; -EEXIST with a text */
 int machine_check_id(const struct machine *m, unsigned slot, struct err *err);
 
