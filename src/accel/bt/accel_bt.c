@@ -18,7 +18,7 @@
 
 /* ---- time ---- */
 
-static uint64_t mono_ns(void)
+static uint64_t host_ns(void)
 {
 	struct timespec ts;
 
@@ -31,9 +31,20 @@ static uint64_t rdtsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
+/* The host's clocks, which seem to stand while the guest's do. */
+static uint64_t seen_tsc(const struct bt_vm *vm)
+{
+	return vm->stopped_tsc ? vm->stopped_tsc : rdtsc();
+}
+
+static uint64_t seen_ns(const struct bt_vm *vm)
+{
+	return vm->stopped_ns ? vm->stopped_ns : host_ns();
+}
+
 uint64_t bt_guest_tsc(struct bt_cpu *cpu)
 {
-	return rdtsc() + cpu->tsc_offset;
+	return seen_tsc(cpu->vm) + cpu->tsc_offset;
 }
 
 static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
@@ -101,7 +112,7 @@ static void op_timer_arm(void *opaque, uint64_t deadline_ns)
 
 static uint64_t op_now_ns(void *opaque)
 {
-	return mono_ns();
+	return seen_ns(((struct bt_cpu *)opaque)->vm);
 }
 
 static uint64_t op_guest_tsc(void *opaque)
@@ -112,7 +123,7 @@ static uint64_t op_guest_tsc(void *opaque)
 static uint64_t op_tsc_to_ns(void *opaque, uint64_t tsc)
 {
 	struct bt_cpu *cpu = opaque;
-	uint64_t now = bt_guest_tsc(cpu), ns = mono_ns();
+	uint64_t now = bt_guest_tsc(cpu), ns = seen_ns(cpu->vm);
 
 	if ((int64_t)(tsc - now) <= 0)
 		return ns;
@@ -465,7 +476,8 @@ static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
 {
 	uint64_t near =
 	    cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
-	int64_t off = (int64_t)(tsc - rdtsc() - near), second = (int64_t)cpu->vm->tsc_khz * 1000;
+	int64_t off = (int64_t)(tsc - seen_tsc(cpu->vm) - near),
+		second = (int64_t)cpu->vm->tsc_khz * 1000;
 
 	if (tsc && (off > second || off < -second))
 		cpu->tsc_offset = near + off;
@@ -571,6 +583,24 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 	return ret;
 }
 
+static void bt_stop_time(struct accel_vm *avm, bool stopped)
+{
+	struct bt_vm *vm = (struct bt_vm *)avm;
+	uint64_t tsc = rdtsc(), ns = host_ns();
+
+	if (stopped) {
+		vm->stopped_tsc = tsc;
+		vm->stopped_ns = ns;
+		return;
+	}
+	for (unsigned i = 0; i < vm->count; i++)
+		vm->cpus[i]->tsc_offset -= tsc - vm->stopped_tsc;
+	ns -= vm->stopped_ns;
+	vm->stopped_tsc = vm->stopped_ns = 0;
+	for (unsigned i = 0; i < vm->count; i++)
+		lapic_timer_shift(vm->cpus[i]->lapic, ns);
+}
+
 static int bt_reset(struct accel_vm *avm, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
@@ -604,6 +634,7 @@ const struct accel_ops accel_bt = {
 	.vcpu_set_state = bt_set_state,
 	.save = bt_save,
 	.load = bt_load,
+	.stop_time = bt_stop_time,
 	.reset = bt_reset,
 	.stats = bt_stats,
 };

@@ -390,6 +390,7 @@ struct bt_vm {
 	struct bt_cache *cache;
 	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
+	uint64_t stopped_tsc, stopped_ns; /* the host's, since when guest time stands; 0: it runs */
 	uint64_t clock_tsc,
 	    clock_ns;	      /* kvm-clock showed clock_ns when the guest's TSC was clock_tsc */
 	bool clock_loaded;    /* clock_ns came with loaded state and waits for its TSC */
