@@ -180,6 +180,11 @@ static int set_sandbox(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_load(struct config *cfg, const char *text, struct err *err)
+{
+	return set_string(&cfg->load, "load", text, err);
+}
+
 static int set_control(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->control, "control", text, err);
@@ -212,6 +217,7 @@ static const struct setting settings[] = {
 	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "control", set_control, 0 },
+	{ "load", set_load, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
@@ -551,6 +557,7 @@ void config_done(struct config *cfg)
 	free(cfg->cmdline);
 	free(cfg->console_path);
 	free(cfg->control);
+	free(cfg->load);
 	free(cfg->name);
 	free(cfg->accel_debug);
 	memset(cfg, 0, sizeof(*cfg));
@@ -595,6 +602,7 @@ const char *config_usage(void)
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
+	       "  --load FILE         go on with a machine that `eyot-vmm ctl save` has saved\n"
 	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
 	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"
 	       "                      what the guest's CPUs are: host (default), portable, "
