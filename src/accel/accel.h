@@ -58,6 +58,8 @@ struct accel_probe {
 	double ring0_mips;   /* rate of ring-0 code, million instructions per second; 0: unknown */
 	double native_mips;  /* the same code as a process of the host */
 	uint64_t exit_ns;    /* a guest's port access and back; 0: unknown */
+	/* How long it took; how much of that it was ready to go on and the host ran others. */
+	uint32_t took_us, waited_us;
 };
 
 struct accel_ops {
@@ -68,7 +70,8 @@ struct accel_ops {
 
 	/*
 	 * 0 when usable here; -errno with one line why not. Never takes longer than @limit_ms, at
-	 * least PROBE_MS; what is not known by then counts as unusable.
+	 * least PROBE_MS, but for what the caller's thread waits for a processor; what is not known
+	 * by then counts as unusable.
 	 * -ENOENT, -EACCES, -EOPNOTSUPP: not there, not allowed, too old; others: it does not do.
 	 */
 	int (*probe)(struct accel_probe *ret_probe, unsigned limit_ms, struct err *err);

@@ -488,7 +488,7 @@ int pci_add_cap(struct pci_dev *dev, uint8_t id, const void *bytes, unsigned len
 
 	pthread_mutex_lock(&host->lock);
 	off = dev->cap_end;
-	if (len > 254 || off + 2 + len > 256)
+	if (len > PCI_CONFIG_SIZE - 2 || off + 2 + len > PCI_CONFIG_SIZE)
 		goto out;
 	dev->config[off] = id;
 	if (bytes)
@@ -528,7 +528,7 @@ void pci_dev_save(struct pci_dev *dev, struct snap_writer *w)
 	pthread_mutex_lock(&dev->host->lock);
 	snap_begin(w, SNAP_DEV, SNAP_VERSION);
 	snap_put_u8(w, (uint8_t)dev->slot);
-	snap_put_bytes(w, dev->config, 256);
+	snap_put_bytes(w, dev->config, sizeof(dev->config));
 	snap_put_u8(w, dev->intx_level);
 	pci_msix_save(dev, w);
 	snap_close(w);
@@ -545,7 +545,7 @@ static bool same_device(const uint8_t *a, const uint8_t *b)
 
 int pci_dev_load(struct pci_dev *dev, struct snap_reader *r, struct err *err)
 {
-	uint8_t config[256];
+	uint8_t config[PCI_CONFIG_SIZE];
 	uint32_t version;
 	bool valid, intx;
 	int ret = snap_open(r, SNAP_DEV, SNAP_VERSION, &version, err);

@@ -30,7 +30,7 @@
 #include "vm/bus.h"
 #include "vm/irq.h"
 
-#define PCI_CONFIG_SIZE 4096
+#define PCI_CONFIG_SIZE 256 /* without PCI Express capability there is no more, in ECAM either */
 #define PCI_BAR_COUNT 6
 #define PCI_SLOT_COUNT 32
 #define PCI_MSIX_MAX 256 /* vectors of a device */
@@ -115,7 +115,7 @@ struct pci_dev {
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t wmask[PCI_CONFIG_SIZE];	  /* bits the guest may write */
 	uint8_t w1cmask[PCI_CONFIG_SIZE]; /* bits the guest clears by writing 1 */
-	uint8_t initial[256];		  /* what reset restores; see pci_dev_reset() */
+	uint8_t initial[PCI_CONFIG_SIZE]; /* what reset restores; see pci_dev_reset() */
 	struct pci_bar bars[PCI_BAR_COUNT];
 	unsigned cap_end;  /* next free byte for a capability */
 	unsigned cap_last; /* the last capability, 0: none */

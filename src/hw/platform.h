@@ -44,10 +44,12 @@
 
 /* FADT: RESET_REG is the byte at PORT_RESET_CONTROL, RESET_VALUE this */
 #define PM_RESET_VALUE 0x06
+/* Of the PM1 status and enable registers */
+#define PM_STS_POWER_BUTTON 0x0100u
 /* SLP_TYPa of \_S5; SMI_CMD is 0: the platform is always in ACPI mode (SCI_EN reads 1) */
 #define PM_SLP_TYP_S5 5
 
-/* General purpose events: \_GPE._Exx says what they mean */
+/* General purpose events: the event device's _EVT (vm/acpi.c) says what they mean */
 #define PM_GPE_HOTPLUG 1 /* the hot plug registers have something */
 #define PM_GPE_GENID 5	 /* the generation ID has changed */
 

@@ -19,7 +19,6 @@
 #define NS_PER_SEC 1000000000ull
 
 #define STS_TIMER 0x0001
-#define STS_POWER_BUTTON 0x0100
 #define STS_BITS 0x8731 /* WAK, RTC, SLPBTN, PWRBTN, GBL, BM, TMR */
 #define EN_BITS 0x0721	/* RTC, SLPBTN, PWRBTN, GBL, TMR */
 
@@ -178,7 +177,7 @@ static const struct bus_ops pm_bus_ops = { pm_read, pm_write };
 void pm_power_button(struct pm *pm)
 {
 	pthread_mutex_lock(&pm->lock);
-	pm->sts |= STS_POWER_BUTTON;
+	pm->sts |= PM_STS_POWER_BUTTON;
 	update(pm);
 	pthread_mutex_unlock(&pm->lock);
 }

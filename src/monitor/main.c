@@ -182,8 +182,11 @@ static int choose_accel(struct program *p, const struct accel_ops **ret_accel, i
 	}
 	for (unsigned i = 0; accel_list[i]; i++) {
 		size_t len = strlen(passed);
+		int unusable = accel_list[i]->probe(&probe, PROBE_MS, &why);
 
-		if (accel_list[i]->probe(&probe, PROBE_MS, &why) == 0) {
+		log_debug("accelerator %s: probed in %.1f ms, %.1f of them without a processor",
+			  accel_list[i]->name, probe.took_us / 1000.0, probe.waited_us / 1000.0);
+		if (!unusable) {
 			*ret_accel = accel_list[i];
 			snprintf(p->accel_reason, sizeof(p->accel_reason), "%.200s%.190s",
 				 probe.reason, passed);

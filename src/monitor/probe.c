@@ -26,11 +26,13 @@ static json_t *accelerators(const char **ret_chosen)
 		if (usable && !*ret_chosen)
 			*ret_chosen = accel_list[i]->name;
 		json_array_append_new(
-		    list, json_pack("{s:s, s:b, s:s, s:s, s:o, s:o, s:o}", "name",
+		    list, json_pack("{s:s, s:b, s:s, s:s, s:o, s:o, s:o, s:f, s:f}", "name",
 				    accel_list[i]->name, "usable", usable, "verdict", p.verdict,
 				    "reason", p.reason, "ring0_mips", positive(p.ring0_mips),
 				    "native_mips", positive(p.native_mips), "exit_ns",
-				    p.exit_ns ? json_integer((json_int_t)p.exit_ns) : json_null()));
+				    p.exit_ns ? json_integer((json_int_t)p.exit_ns) : json_null(),
+				    "probe_ms", p.took_us / 1000.0, "probe_waited_ms",
+				    p.waited_us / 1000.0));
 	}
 	return list;
 }

@@ -34,10 +34,12 @@
 /* FADT */
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
+#define FADT_PWR_BUTTON (1u << 4) /* set: the power button is a device, not a fixed feature */
 #define FADT_SLP_BUTTON (1u << 5) /* set: no fixed sleep button */
 #define FADT_FIX_RTC (1u << 6)	  /* set: RTC wake status is not in the fixed registers */
 #define FADT_TMR_VAL_EXT (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
+#define FADT_HW_REDUCED (1u << 20)
 #define BOOT_ARCH_LEGACY_DEVICES (1u << 0)
 #define BOOT_ARCH_NO_VGA (1u << 2)
 #define BOOT_ARCH_NO_ASPM (1u << 4)
@@ -262,28 +264,67 @@ static void dsdt_genid(struct aml *a)
 	aml_block_end(a, dev);
 }
 
-/* A method's name is its event's: edge, number. */
-static size_t event_begin(struct aml *a, unsigned bit)
+static void dsdt_button(struct aml *a)
 {
-	char name[8];
+	size_t dev = aml_device_begin(a, "PWRB");
 
-	snprintf(name, sizeof(name), "_E%02X", bit & 0xff);
-	return aml_method_begin(a, name, 0);
+	aml_define(a, "_HID");
+	aml_eisaid(a, "PNP0C0C");
+	aml_block_end(a, dev);
 }
 
+/* Local0 = @reg; @reg = Local0: status bits are cleared by writing them, enable bits stay. */
+static void events_take(struct aml *a, const char *reg)
+{
+	aml_store(a);
+	aml_name(a, reg);
+	aml_u8(a, AML_LOCAL0);
+	aml_store(a);
+	aml_u8(a, AML_LOCAL0);
+	aml_name(a, reg);
+}
+
+/* The event device: the registers of hw/pm.c, a status and an enable half each. */
 static void dsdt_events(struct aml *a, const struct acpi_config *cfg)
 {
-	size_t scope = aml_scope_begin(a, "\\_GPE"), method;
+	static const char *const fields[] = { "PMEV", "PMCN", "PMTM", "PMGP" };
+	size_t dev = aml_device_begin(a, "GED_"), block, method;
 
-	method = event_begin(a, PM_GPE_HOTPLUG);
-	aml_name(a, "\\_SB_.PCI0.HPNT");
+	aml_define(a, "_HID");
+	aml_string(a, "ACPI0013");
+	block = aml_resources_begin(a);
+	aml_res_level_gsi(a, GSI_SCI);
+	aml_resources_end(a, block);
+	aml_io_region(a, "PMRG", PORT_PM_BASE, PORT_PM_SIZE, fields, ARRAY_SIZE(fields));
+
+	method = aml_method_begin(a, "_INI", 0);
+	aml_store(a);
+	aml_int(a, (uint32_t)PM_STS_POWER_BUTTON << 16);
+	aml_name(a, "PMEV");
+	aml_store(a);
+	aml_int(a, (1u << PM_GPE_HOTPLUG | 1u << PM_GPE_GENID) << 16);
+	aml_name(a, "PMGP");
 	aml_block_end(a, method);
+
+	method = aml_method_begin(a, "_EVT", 1); /* its argument can only be the SCI */
+	events_take(a, "PMEV");
+	block = aml_if_begin(a);
+	aml_and(a, AML_LOCAL0, PM_STS_POWER_BUTTON);
+	aml_notify(a, "\\_SB_.PWRB", 0x80);
+	aml_block_end(a, block);
+	events_take(a, "PMGP");
+	block = aml_if_begin(a);
+	aml_and(a, AML_LOCAL0, 1u << PM_GPE_HOTPLUG);
+	aml_name(a, "\\_SB_.PCI0.HPNT");
+	aml_block_end(a, block);
 	if (cfg->has_genid) {
-		method = event_begin(a, PM_GPE_GENID);
+		block = aml_if_begin(a);
+		aml_and(a, AML_LOCAL0, 1u << PM_GPE_GENID);
 		aml_notify(a, "\\_SB_.VGEN", 0x80);
-		aml_block_end(a, method);
+		aml_block_end(a, block);
 	}
-	aml_block_end(a, scope);
+	aml_block_end(a, method);
+	aml_block_end(a, dev);
 }
 
 static void dsdt_cpus(struct aml *a, unsigned count)
@@ -324,8 +365,9 @@ static uint64_t put_dsdt(struct aml *a, const struct acpi_config *cfg)
 	dsdt_isa(a, "COM1", "PNP0501", PORT_COM1, 8, GSI_COM1);
 	dsdt_isa(a, "RTC_", "PNP0B00", PORT_RTC, 2, GSI_RTC);
 	dsdt_pvpanic(a);
-	aml_block_end(a, block);
+	dsdt_button(a);
 	dsdt_events(a, cfg);
+	aml_block_end(a, block);
 	return table_end(a, at);
 }
 
@@ -363,16 +405,15 @@ static uint64_t put_fadt(struct aml *a, uint64_t facs, uint64_t dsdt)
 	put_le16(t + 98, 0xfff);
 	t[108] = RTC_CENTURY_INDEX;
 	put_le16(t + 109, BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_ASPM);
-	put_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC |
-			      FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP);
+	put_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_PWR_BUTTON | FADT_SLP_BUTTON |
+			      FADT_FIX_RTC | FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP |
+			      FADT_HW_REDUCED);
 	put_gas_io(t + 116, PORT_RESET_CONTROL, 8, 1);
 	t[128] = PM_RESET_VALUE;
 	t[131] = 4; /* minor version: 6.4 */
 	put_le64(t + 140, dsdt);
-	put_gas_io(t + 148, PORT_PM1A_EVT, 32, 2);
-	put_gas_io(t + 172, PORT_PM1A_CNT, 16, 2);
-	put_gas_io(t + 208, PORT_PM_TMR, 32, 3);
-	put_gas_io(t + 220, PORT_PM_GPE0, 32, 1);
+	put_gas_io(t + 244, PORT_PM1A_CNT + 1, 8, 1); /* SLEEP_CONTROL_REG */
+	put_gas_io(t + 256, PORT_PM1A_EVT + 1, 8, 1); /* SLEEP_STATUS_REG */
 	aml_bytes(a, t + HEADER_SIZE, sizeof(t) - HEADER_SIZE);
 	return table_end(a, at);
 }
@@ -447,6 +488,31 @@ static void put_rsdp(uint8_t *p, uint64_t xsdt)
 	p[32] = checksum(p, RSDP_SIZE);
 }
 
+/*
+ * Where a PC's processor starts, and where a hardware-reduced Linux goes to reboot when there is no
+ * EFI to ask: code that uses the reset register. Its bit must rise.
+ */
+static void put_reset_vector(uint8_t *p)
+{
+	static const uint8_t code[] = {
+		0xba,
+		PORT_RESET_CONTROL & 0xff,
+		PORT_RESET_CONTROL >> 8, /* mov dx, port */
+		0xb0,
+		PM_RESET_VALUE & 2, /* mov al, 2 */
+		0xee,		    /* out dx, al */
+		0xb0,
+		PM_RESET_VALUE, /* mov al, 6 */
+		0xee,		/* out dx, al */
+		0xf4,		/* hlt */
+		0xeb,
+		0xfd, /* jmp to it */
+	};
+
+	_Static_assert(sizeof(code) <= 16, "it ends with the first MiB");
+	memcpy(p, code, sizeof(code));
+}
+
 int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_gpa,
 	       struct err *err)
 {
@@ -468,6 +534,7 @@ int acpi_build(const struct acpi_config *cfg, uint8_t *area, uint64_t *ret_rsdp_
 		return err_set(err, ENOSPC, "ACPI tables: more than %u KiB for %u CPUs",
 			       ACPI_AREA_SIZE >> 10, cfg->cpu_count);
 	put_rsdp(area, xsdt);
+	put_reset_vector(area + ACPI_AREA_SIZE - 16);
 	*ret_rsdp_gpa = ACPI_AREA_BASE;
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ACPI tables of the machine, written to guest RAM in 0xE0000..0xFFFFF. */
+/* ACPI tables of the machine and its reset vector, written to guest RAM in 0xE0000..0xFFFFF. */
 #ifndef EYOT_VM_ACPI_H
 #define EYOT_VM_ACPI_H
 
@@ -13,7 +13,7 @@
 #define ACPI_AREA_BASE 0xe0000u
 #define ACPI_AREA_SIZE 0x20000u
 
-#define ACPI_GENID_GPA (ACPI_AREA_BASE + ACPI_AREA_SIZE - PAGE_SIZE) /* a page of its own */
+#define ACPI_GENID_GPA (ACPI_AREA_BASE + ACPI_AREA_SIZE - PAGE_SIZE) /* a page without tables */
 
 struct acpi_config {
 	unsigned cpu_count;	/* 1 to 64; APIC IDs 0 .. count-1 */
@@ -22,7 +22,7 @@ struct acpi_config {
 };
 
 /**
- * acpi_build() - make all tables
+ * acpi_build() - make all tables, and the code at F000:FFF0
  * @area: ACPI_AREA_SIZE bytes that the guest sees at ACPI_AREA_BASE; zeroed here
  * @ret_rsdp_gpa: where the root pointer stands
  *

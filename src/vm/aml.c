@@ -256,6 +256,15 @@ void aml_res_irq(struct aml *a, unsigned irq)
 	aml_u16(a, (uint16_t)(1u << irq));
 }
 
+void aml_res_level_gsi(struct aml *a, uint32_t gsi)
+{
+	aml_u8(a, 0x89);
+	aml_u16(a, 6);
+	aml_u8(a, 1); /* consumer */
+	aml_u8(a, 1); /* one */
+	aml_u32(a, gsi);
+}
+
 void aml_res_memory32(struct aml *a, uint32_t base, uint32_t len)
 {
 	aml_u8(a, 0x86);

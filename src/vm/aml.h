@@ -55,6 +55,7 @@ size_t aml_resources_begin(struct aml *a);
 void aml_resources_end(struct aml *a, size_t block);
 void aml_res_io(struct aml *a, uint16_t base, uint8_t len);
 void aml_res_irq(struct aml *a, unsigned irq);
+void aml_res_level_gsi(struct aml *a, uint32_t gsi); /* active high, not shared */
 void aml_res_memory32(struct aml *a, uint32_t base, uint32_t len);
 /* Windows that a bridge hands on; [@min, @max] */
 void aml_res_bus_window(struct aml *a, uint16_t min, uint16_t max);

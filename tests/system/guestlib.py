@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the system tests share: the guest disk, a monitor with its console, results."""
+import hashlib
 import os
 import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 SOURCE = os.environ.get('EYOT_SOURCE') or os.path.realpath(
@@ -190,6 +193,56 @@ class Monitor:
         refused = re.findall(r'sandbox: refused.*', self.errors())
         if refused: # a call without annotation, see tools/sandbox-lists
             fail('no system call of the monitor is refused', refused[0])
+
+
+def ctl(path, *words, timeout=120):
+    """`eyot-vmm ctl` at a control socket: (status, output, errors)"""
+    p = subprocess.run([VMM, 'ctl', path, *words], stdin=subprocess.DEVNULL, timeout=timeout,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return p.returncode, p.stdout, p.stderr
+
+
+def wait_for(line):
+    """a line for the guest's shell that waits until another one succeeds"""
+    return f'for i in $(seq 100); do {line} && break; sleep 0.1; done; {line}'
+
+
+def vsock_dial(path, port):
+    """a connection to the guest's port; None: refused"""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(60)
+    s.connect(path)
+    s.sendall(b'CONNECT %d\n' % port)
+    line = b''
+    while not line.endswith(b'\n'):
+        data = s.recv(1)
+        if not data:
+            s.close()
+            return None
+        line += data
+    return s if line.startswith(b'OK ') else None
+
+
+def vsock_echo(path, port, data):
+    """whether the guest sends @data back, whole, and then closes"""
+    s = vsock_dial(path, port)
+    if not s:
+        return False
+
+    def send():
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+    sender = threading.Thread(target=send)
+    sender.start()
+    digest = hashlib.sha256()
+    while True:
+        got = s.recv(1 << 16)
+        if not got:
+            break
+        digest.update(got)
+    sender.join()
+    s.close()
+    return digest.digest() == hashlib.sha256(data).digest()
 
 
 def machine_pid(pid):

@@ -101,7 +101,8 @@ static void test_ways(void **state)
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15), 4), 0x10421af4);
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15), 8), 0x0010000010421af4);
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15) + 8, 4), 0x01800001);
-	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15) + 0x100, 4), 0);
+	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15) + 0x100, 4), 0xffffffff);
+	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + 0x100, 4), 0xffffffff);
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (4 << 15), 2), 0xffff);
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15 | 1 << 12), 4), 0xffffffff);
 	assert_int_equal(bus_read(&fake.mmio, MEM_ECAM_BASE + (3 << 15) + 0xffe, 4) >> 16, 0xffff);

@@ -105,7 +105,9 @@ static void test_structure(void **state)
 		assert_int_equal(get_le32(fadt + 76), PORT_PM_TMR);
 		assert_int_equal(get_le32(fadt + 80), PORT_PM_GPE0);
 		assert_int_equal(fadt[92], 4);
-		assert_int_equal(get_le64(fadt + 224), PORT_PM_GPE0);
+		assert_int_equal(get_le32(fadt + 112) >> 20 & 1, 1); /* hardware-reduced */
+		assert_int_equal(get_le64(fadt + 248), PORT_PM1A_CNT + 1);
+		assert_int_equal(get_le64(fadt + 260), PORT_PM1A_EVT + 1);
 		assert_int_equal(get_le32(fadt + 40), get_le64(fadt + 140));
 		assert_memory_equal(at(get_le32(fadt + 36)), "FACS", 4);
 		assert_int_equal(get_le32(fadt + 36) % 64, 0);
@@ -148,8 +150,8 @@ static void test_iasl(void **state)
 		fail_msg("the disassembled DSDT does not compile cleanly");
 	/* What guests look for is there. */
 	snprintf(command, sizeof(command),
-		 "cd %s && for w in PNP0A08 PNP0501 PNP0B00 QEMU0001 PNP0C02 VM_Gen_Counter _E05 "
-		 "_S5 _PRT 'Device "
+		 "cd %s && for w in PNP0A08 PNP0501 PNP0B00 QEMU0001 PNP0C02 VM_Gen_Counter "
+		 "ACPI0013 _EVT PNP0C0C _S5 _PRT 'Device "
 		 "(C03F)'; do "
 		 "grep -qF \"$w\" DSDT.dsl || exit 1; done",
 		 dir);

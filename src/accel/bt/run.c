@@ -529,17 +529,17 @@ static void run_step(struct bt_cpu *cpu)
 void bt_take_messages(struct bt_cpu *cpu)
 {
 	uint8_t vector;
-	unsigned ev = lapic_take_events(
-	    cpu->lapic, LAPIC_EV_INIT | LAPIC_EV_NMI | (cpu->wait_sipi ? LAPIC_EV_SIPI : 0),
-	    &vector);
+	unsigned ev =
+	    lapic_take_events(cpu->lapic, LAPIC_EV_INIT | LAPIC_EV_NMI | LAPIC_EV_SIPI, &vector);
 
 	if (ev & LAPIC_EV_NMI)
 		cpu->nmi_pending = true;
 	if (ev & LAPIC_EV_INIT) {
 		bt_cpu_reset(cpu, true);
 		cpu->nmi_pending = false;
-		ev |= lapic_take_events(cpu->lapic, LAPIC_EV_SIPI, &vector) & LAPIC_EV_SIPI;
 	}
+	/* A start-up message that is pending with an INIT came after it. A CPU that does not wait
+	 * for one ignores it, such as the second one that kernels send to be sure. */
 	if ((ev & LAPIC_EV_SIPI) && cpu->wait_sipi)
 		bt_cpu_sipi(cpu, vector);
 }
