@@ -6,7 +6,7 @@ BUILD ?= build
 MESON_FLAGS ?=
 PYTHON := /usr/bin/python3
 
-.PHONY: all build run test test-kvm bench bench-kvm check-style asan clean distclean help
+.PHONY: all build run test test-kvm bench bench-kvm bench-api check-style asan clean distclean help
 
 all: build
 
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-kvm    all that is tested of KVM, on an emulated host that has it; make test does most of it'
 	@echo 'make bench       compare with QEMU TCG and with the host; BENCH="--quick" and other options'
 	@echo 'make bench-kvm   compare with QEMU on KVM; BENCH="--rounds 5" and other options'
+	@echo 'make bench-api   the manager with 20 000 stored instances'
 	@echo 'make asan        the tests with sanitizers alone (address, undefined behaviour, threads)'
 	@echo 'make check-style formatting and the folder rule'
 	@echo 'make clean       remove the build; make distclean: the cached guest disks as well'
@@ -57,6 +58,9 @@ test-kvm: build
 bench-kvm: build
 	@tools/install-packages run bench
 	@bench/kvm --build $(BUILD) $(BENCH)
+
+bench-api: build
+	@bench/api --build $(BUILD) --json $(BUILD)/bench-api.json
 
 check-style:
 	@tools/install-packages style

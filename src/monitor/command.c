@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "monitor/command_priv.h"
+#include "monitor/report.h"
 #include "version.h"
 
 /* ---- the machine's life ---- */
@@ -297,16 +298,10 @@ void commander_event(struct commander *cmd, const char *name, json_t *data)
 
 void commander_stopped(struct commander *cmd, const struct vm_request *req, int status)
 {
-	static const char *const reasons[] = {
-		[VM_NONE] = "failed",	[VM_RESET] = "rebooted", [VM_POWEROFF] = "powered-off",
-		[VM_CRASH] = "crashed", [VM_QUIT] = "quit",	 [VM_DEBUG_EXIT] = "debug-exit",
-		[VM_FAIL] = "failed",
-	};
-
 	if (!cmd)
 		return;
 	cmd->stopped = true;
 	commander_event(cmd, "stopped",
-			json_pack("{s:s, s:s, s:i}", "reason", reasons[req->kind], "text",
+			json_pack("{s:s, s:s, s:i}", "reason", report_reason(req->kind), "text",
 				  req->text, "status", status));
 }

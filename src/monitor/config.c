@@ -19,6 +19,7 @@
 #include "base/util.h"
 #include "monitor/config_dev.h"
 #include "monitor/config_disk.h"
+#include "monitor/report.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
 
@@ -217,6 +218,7 @@ static const struct setting settings[] = {
 	{ "genid", config_genid_parse, 0 },
 	{ "console", set_console, 0 },
 	{ "control", set_control, 0 },
+	{ "report", config_report_parse, 0 },
 	{ "load", set_load, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
@@ -536,6 +538,7 @@ int config_init(struct config *cfg, struct err *err)
 	cfg->console = CONSOLE_STDIO;
 	cfg->log = LOG_INFO;
 	cfg->sandbox = SANDBOX_DEFAULT;
+	cfg->report_fd = -1;
 	cfg->accel = strdup("auto");
 	cfg->cmdline = strdup("console=ttyS0");
 	if (!cfg->accel || !cfg->cmdline) {
@@ -604,6 +607,7 @@ const char *config_usage(void)
 	       "leaves)\n"
 	       "  --load FILE         go on with a machine that `eyot-vmm ctl save` has saved\n"
 	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
+	       "  --report fd:N       an open file for how the machine ended\n"
 	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"
 	       "                      what the guest's CPUs are: host (default), portable, "
 	       "x86-64-v1 to -v4\n"

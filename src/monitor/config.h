@@ -62,6 +62,7 @@ struct config {
 	enum console_kind console;
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	char *control;	    /* a path or "fd:N"; may be NULL */
+	int report_fd;	    /* see report.h; -1: none */
 	char *load;	    /* a saved machine to go on with; may be NULL */
 	bool debug_exit, no_reboot, sandbox;
 	/* Set by a sandbox: see struct virtio_env */

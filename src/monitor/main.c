@@ -19,6 +19,7 @@
 #include "monitor/ctl.h"
 #include "monitor/machine.h"
 #include "monitor/probe.h"
+#include "monitor/report.h"
 #include "monitor/signals.h"
 #include "monitor/vmm_sandbox.h"
 #include "version.h"
@@ -77,6 +78,7 @@ static void on_stopped(void *arg, const struct vm_request *req)
 		status = STATUS_HOST;
 		break;
 	}
+	report_end(&p->cfg, req->kind, req->text, status);
 	commander_stopped(p->cmd, req, status);
 	loop_quit(p->loop, status);
 }
@@ -308,8 +310,10 @@ int main(int argc, char **argv)
 		ret = run(&p, &err, &status);
 	}
 	console_restore_terminal();
-	if (ret < 0)
+	if (ret < 0) {
 		log_error("%s", err.text);
+		report_end(&p.cfg, VM_FAIL, err.text, status);
+	}
 	commander_free(p.cmd);
 	machine_free(p.machine);
 	console_close(p.con);

@@ -38,6 +38,7 @@ static void note_inherited(struct vmm_sandbox *sb)
 		bool given = fd <= STDERR_FILENO || fd == dirfd(dir);
 		const char *control = sb->cfg->control;
 
+		given |= sb->cfg->report_fd == fd;
 		given |= control && !strncmp(control, "fd:", 3) && atoi(control + 3) == fd;
 
 		for (unsigned i = 0; i < sb->cfg->net_count; i++)

@@ -7,7 +7,7 @@
  * their sorted order is the load order) and what tools/run adds (/eyot). This program
  *   1. mounts /dev, /proc and /run;
  *   2. loads the modules;
- *   3. moves /eyot to /run/eyot, with a systemd unit when it holds a command to run;
+ *   3. moves /eyot to /run/eyot, with a systemd unit when it holds a command to run or an agent;
  *   4. mounts the root disk (root=, rootfstype=, ro or rw) and becomes its /sbin/init (init=).
  *
  * It is linked statically and uses nothing but the kernel. When it cannot go on it says why
@@ -186,6 +186,34 @@ static void add_units(bool wants_net)
 		   "--timeout=30\n");
 }
 
+/* The agent of managed machines; systemd starts it as early as it can be of use. */
+static void add_agent_unit(void)
+{
+	static const char wants[] = "/run/systemd/system/basic.target.wants";
+
+	mkdir("/run/systemd", 0755);
+	mkdir("/run/systemd/system", 0755);
+	mkdir(wants, 0755);
+	write_text("/run/systemd/system/eyot-vsock-agent.service",
+		   "[Unit]\n"
+		   "Description=Agent for the host's commands\n"
+		   "DefaultDependencies=no\n"
+		   "After=sysinit.target\n"
+		   "Conflicts=shutdown.target\n"
+		   "Before=shutdown.target\n"
+		   "[Service]\n"
+		   "ExecStartPre=-/sbin/modprobe vmw_vsock_virtio_transport\n"
+		   "ExecStart=/run/eyot/vsock-agent\n"
+		   "Restart=always\n"
+		   "RestartSec=1\n"
+		   "KillMode=process\n"
+		   "TasksMax=infinity\n"
+		   "LimitCORE=infinity\n");
+	if (symlink("../eyot-vsock-agent.service",
+		    "/run/systemd/system/basic.target.wants/eyot-vsock-agent.service"))
+		fail("%s: %s", wants, strerror(errno));
+}
+
 static void move_run_files(bool wants_net)
 {
 	struct dirent **names;
@@ -203,6 +231,8 @@ static void move_run_files(bool wants_net)
 	}
 	if (!access("/run/eyot/argv", F_OK))
 		add_units(wants_net);
+	if (!access("/run/eyot/vsock-agent", F_OK))
+		add_agent_unit();
 }
 
 static void mount_root(const struct boot_options *o)
