@@ -180,11 +180,11 @@ int link_call(struct link *l, const char *command, json_t *args,
 	unsigned i;
 	ssize_t n = -1;
 
-	for (i = 0; i < CALLS_MAX && l->calls[i].id; i++)
+	for (i = 0; l && i < CALLS_MAX && l->calls[i].id; i++)
 		;
-	if (i == CALLS_MAX || l->lost) {
+	if (!l || i == CALLS_MAX || l->lost) {
 		json_decref(args);
-		return l->lost ? -EPIPE : -EAGAIN;
+		return !l || l->lost ? -EPIPE : -EAGAIN;
 	}
 	request = json_pack("{s:I, s:s, s:o}", "id", ++l->last_id, "command", command, "arguments",
 			    args ? args : json_object());

@@ -25,6 +25,7 @@ void link_close(struct link *l); /* answers that are not there yet do not come; 
 
 /**
  * link_call() - send a request
+ * @l: NULL is fine: the connection is lost
  * @args: taken over; NULL: none
  * @fn: gets the result, or NULL and the error's text; NULL: nobody wants to know
  *

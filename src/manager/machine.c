@@ -220,6 +220,8 @@ void machine_stop(struct instance *inst, unsigned timeout_s)
 	if (inst->state != INST_DELETING)
 		instance_set_state(inst, INST_STOPPING, "asked to stop");
 	store_commit(inst->m->store);
+	if (mc->pid_fd < 0)
+		return; /* it ends just now */
 	if (timeout_s && listens && mc->phase == NOT_STOPPING) {
 		link_call(mc->link, "resume", NULL, NULL, NULL);
 		mc->button_ends_ns = now + timeout_s * SECOND_NS;
@@ -368,6 +370,9 @@ static void on_process_end(void *arg, uint32_t events)
 	mc->pid_source = NULL;
 	close(mc->pid_fd);
 	mc->pid_fd = -1;
+	/* what it said last must not change what comes: the timer is the lock's from here */
+	link_close(mc->link);
+	mc->link = NULL;
 	on_timer(mc);
 }
 

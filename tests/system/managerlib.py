@@ -35,7 +35,7 @@ class Document:
         self.operations = {}
         for path, item in self.doc['paths'].items():
             pattern = re.sub(r'\\\{image\\\}', '(.+)', re.escape(path))
-            pattern = re.compile(re.sub(r'\\\{[a-z]+\\\}', '([^/]+)', pattern) + r'\Z')
+            pattern = re.compile(re.sub(r'\\\{[a-z]+\\\}', '([^/]+)', pattern) + r'\Z', re.S)
             for method in ('get', 'post', 'patch', 'delete'):
                 if method in item:
                     self.operations[method.upper(), path] = (pattern, item[method])
