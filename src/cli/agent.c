@@ -219,7 +219,7 @@ static int send_frame(int fd, char type, const void *data, size_t len)
 
 static void get_size(struct winsize *ws)
 {
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, ws) < 0)
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, ws) < 0 || !ws->ws_row || !ws->ws_col)
 		*ws = (struct winsize) { .ws_row = 24, .ws_col = 80 };
 }
 

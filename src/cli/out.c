@@ -382,6 +382,21 @@ static void flatten(const json_t *object, const char *prefix, json_t *into)
 	}
 }
 
+/* The values of a flat object, in one line */
+static void print_csv_row(const json_t *flat)
+{
+	const char *key, *gap = "";
+	json_t *value;
+
+	json_object_foreach((json_t *)flat, key, value)
+	{
+		fputs(gap, stdout);
+		print_csv_value(value, COLUMN_TEXT);
+		gap = ",";
+	}
+	fputs("\r\n", stdout);
+}
+
 static int print_flat(const json_t *object, bool csv, struct err *err)
 {
 	json_t *flat = json_object(), *value;
@@ -401,14 +416,8 @@ static int print_flat(const json_t *object, bool csv, struct err *err)
 		printf("%s\t%s\n", key, cell);
 	}
 	if (csv) {
-		gap = "\r\n";
-		json_object_foreach(flat, key, value)
-		{
-			fputs(gap, stdout);
-			print_csv_value(value, COLUMN_TEXT);
-			gap = ",";
-		}
 		fputs("\r\n", stdout);
+		print_csv_row(flat);
 	}
 	json_decref(flat);
 	return check_stdout(err);
@@ -467,8 +476,7 @@ int out_plan(const struct cli *cli, const json_t *plan, struct err *err)
 
 int out_line(const struct cli *cli, const json_t *item, const char *text, struct err *err)
 {
-	json_t *flat, *value;
-	const char *key, *gap = "";
+	json_t *flat;
 
 	switch (cli->format) {
 	case FORMAT_JSON:
@@ -478,13 +486,7 @@ int out_line(const struct cli *cli, const json_t *item, const char *text, struct
 	case FORMAT_CSV:
 		flat = json_object();
 		flatten(item, "", flat);
-		json_object_foreach(flat, key, value)
-		{
-			fputs(gap, stdout);
-			print_csv_value(value, COLUMN_TEXT);
-			gap = ",";
-		}
-		fputs("\r\n", stdout);
+		print_csv_row(flat);
 		json_decref(flat);
 		return check_stdout(err);
 	default:
