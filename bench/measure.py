@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share."""
+import json
 import os
 import re
+import statistics
 
 
 def mib(size):
@@ -48,3 +50,38 @@ def memory_of(pid, guest_mib):
     except OSError:
         return None
     return total
+
+
+def io_options(parser, source):
+    """what bench/disk, bench/net and bench/share have in common"""
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--on', default='eyot,qemu')
+    parser.add_argument('--json')
+    parser.add_argument('--build', default=os.path.join(source, 'build'))
+
+
+def io_rows(figures):
+    """figures {(name, unit): {machine: [samples]}} as rows, medians and by how much eyot is better among them"""
+    rows = []
+    for (name, unit), values in figures.items():
+        eyot, qemu = (statistics.median(values[w]) if w in values else None for w in ('eyot', 'qemu'))
+        better = (qemu / eyot if unit == 'us' else eyot / qemu) if eyot and qemu else None
+        rows.append({'name': name, 'unit': unit, 'eyot': eyot, 'qemu': qemu, 'better': better, 'samples': values})
+    return rows
+
+
+def io_table(rows):
+    width = max([len(r['name']) for r in rows] + [8])
+    print(f'{"":{width}} {"":8} {"eyot":>9} {"qemu":>9}   better by')
+    for r in rows:
+        cells = [f'{r[w]:9.0f}' if r[w] else f'{"-":>9}' for w in ('eyot', 'qemu')]
+        better = f'{r["better"]:.2f}' if r['better'] else '-'
+        print(f'{r["name"]:{width}} {r["unit"]:8} {cells[0]} {cells[1]}   {better:>9}')
+
+
+def io_report(figures, path):
+    rows = io_rows(figures)
+    if path:
+        with open(path, 'w', encoding='utf-8') as f:
+            json.dump(rows, f, indent=1)
+    io_table(rows)

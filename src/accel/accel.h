@@ -113,6 +113,12 @@ struct accel_ops {
 	int (*reset)(struct accel_vm *vm, struct err *err);
 
 	/*
+	 * The guest's time (TSC, kvm-clock, timers of the local APICs) stands still from @stopped
+	 * to !@stopped; all vCPUs stopped. State may be saved and loaded in between. Loop thread.
+	 */
+	void (*stop_time)(struct accel_vm *vm, bool stopped);
+
+	/*
 	 * Optional, NULL when vCPU writes are not tracked. dirty_log_set() begins or ends tracking;
 	 * dirty_log_fetch() stores a bit per page of RAM, by memfd offset, that vCPUs wrote since
 	 * the last fetch, into whole words of @bitmap. Any thread; vCPUs may run. What devices

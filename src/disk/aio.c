@@ -61,6 +61,7 @@ struct aio {
 	pthread_mutex_t lock;
 	unsigned inflight;
 	struct op_list waiting, finished;
+	struct aio_extra extra; /* fd -1: none */
 	/* io_uring */
 	struct io_uring ring;
 	bool ring_ready;
@@ -225,6 +226,8 @@ void aio_queue(struct aio *aio, struct aio_op *op)
 
 void aio_kick(struct aio *aio)
 {
+	if (aio->extra.fd >= 0)
+		aio->extra.kick(aio->extra.arg);
 	if (aio->engine != AIO_URING)
 		return;
 	pthread_mutex_lock(&aio->lock);
@@ -332,15 +335,20 @@ static void retry_fired(void *arg)
 
 void aio_wait(struct aio *aio)
 {
-	struct pollfd pfd = { .fd = aio->efd, .events = POLLIN };
+	struct pollfd pfd[2] = { { .fd = aio->efd, .events = POLLIN },
+				 { .fd = aio->extra.fd, .events = POLLIN } };
 
 	if (aio->engine == AIO_THREADS && !aio->thread_count)
 		threads_start(aio);
 	aio_kick(aio);
 	/* The timeout covers a refused submission, whose timer cannot run meanwhile. */
 	/* sandbox: loop: poll */
-	if (poll(&pfd, 1, 10) > 0)
+	if (poll(pfd, 2, 10) <= 0)
+		return;
+	if (pfd[0].revents)
 		eventfd_ready(aio, EPOLLIN);
+	if (pfd[1].revents)
+		aio->extra.ready(aio->extra.arg);
 }
 
 static int uring_start(struct aio *aio)
@@ -389,6 +397,7 @@ int aio_new(struct loop *loop, enum aio_engine engine, struct aio **ret_aio, str
 	pthread_cond_init(&aio->work, NULL);
 	list_init(&aio->waiting);
 	list_init(&aio->finished);
+	aio->extra.fd = -1;
 	aio->efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (aio->efd < 0) {
 		ret = err_set(err, errno, "eventfd: %s", strerror(errno));
@@ -445,6 +454,17 @@ void aio_free(struct aio *aio)
 	pthread_cond_destroy(&aio->work);
 	pthread_mutex_destroy(&aio->lock);
 	free(aio);
+}
+
+void aio_hurry(struct aio *aio)
+{
+	if (aio->extra.fd >= 0)
+		aio->extra.hurry(aio->extra.arg);
+}
+
+void aio_set_extra(struct aio *aio, const struct aio_extra *extra)
+{
+	aio->extra = extra ? *extra : (struct aio_extra) { .fd = -1 };
 }
 
 enum aio_engine aio_engine(const struct aio *aio)

@@ -44,6 +44,22 @@ enum aio_engine aio_engine(const struct aio *aio);
 void aio_queue(struct aio *aio, struct aio_op *op);
 void aio_kick(struct aio *aio);
 
+/* Requests that are done elsewhere, by a process with which a descriptor speaks */
+struct aio_extra {
+	int fd;			  /* readable: something may be finished */
+	void (*ready)(void *arg); /* run completions; loop thread */
+	void (*kick)(void *arg);  /* with aio_kick() */
+	void (*hurry)(void *arg); /* with aio_hurry() */
+	void *arg;
+};
+
+/** aio_set_extra() - kick and wait for these, too; copied; NULL: no longer. Nothing is in flight.
+ */
+void aio_set_extra(struct aio *aio, const struct aio_extra *extra);
+
+/** aio_hurry() - what may take long shall rather fail; loop thread */
+void aio_hurry(struct aio *aio);
+
 /** aio_wait() - run completions, waiting for at least one; something must be in flight; loop thread
  */
 void aio_wait(struct aio *aio);

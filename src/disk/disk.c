@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The front of the block layer: opening, validation, counting what is in
- * flight. The work is done by a driver (raw.c, qcow2.c, with overlay.c over
- * one of them).
+ * flight. The work is done by a driver (raw.c, qcow2.c, nbd.c, with overlay.c
+ * over one of them).
  *
  * Invariants
  * 1. Every request completes exactly once, on the loop thread, never inside
@@ -15,7 +15,10 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "disk/driver.h"
+#include "disk/nbd_uri.h"
 #include "disk/qcow2_format.h"
+
+#define DRAIN_PATIENCE_NS 5000000000ull /* the loop does nothing else meanwhile */
 
 static void add(_Atomic uint64_t *sum, uint64_t n)
 {
@@ -51,7 +54,7 @@ static int check(const struct disk *disk, const struct disk_req *req)
 		return 0;
 	if (req->op != DISK_READ && disk->readonly)
 		return -EROFS;
-	if ((req->off | req->len) % DISK_SECTOR || req->off > disk->size ||
+	if ((req->off | req->len) % disk->sector || req->off > disk->size ||
 	    req->len > disk->size - req->off)
 		return -EINVAL;
 	if (req->op != DISK_READ && req->op != DISK_WRITE)
@@ -151,10 +154,16 @@ void disk_kick(struct disk *disk)
 
 void disk_drain(struct disk *disk)
 {
+	uint64_t hurry_ns = clock_now_ns() + DRAIN_PATIENCE_NS;
+
 	while (atomic_load_explicit(&disk->inflight, memory_order_acquire)) {
 		if (disk->throttle)
 			throttle_release(disk->throttle);
 		aio_wait(disk->aio);
+		if (hurry_ns && clock_now_ns() > hurry_ns) {
+			aio_hurry(disk->aio);
+			hurry_ns = 0;
+		}
 	}
 }
 
@@ -196,8 +205,11 @@ static int open_image(struct disk *disk, const char *path, const struct disk_opt
 	enum disk_format format;
 	struct file file;
 	unsigned block;
-	int ret = file_open(&file, path, opt, &block, err);
+	int ret;
 
+	if (nbd_uri_is(path))
+		return nbd_open(disk, path, opt, err);
+	ret = file_open(&file, path, opt, &block, err);
 	if (ret < 0)
 		return ret;
 	file.aio = disk->aio;
@@ -222,6 +234,7 @@ int disk_open(struct loop *loop, const char *path, const struct disk_options *op
 		return err_set(err, ENOMEM, "disk '%s': out of memory", path);
 	disk->no_discard = opt->no_discard;
 	disk->loop = loop;
+	disk->sector = DISK_SECTOR;
 	ret = aio_new(loop, opt->engine, &disk->aio, err);
 	if (ret == 0 && (opt->limits.iops || opt->limits.bps))
 		ret = throttle_new(disk, loop, &opt->limits, err);
@@ -290,6 +303,11 @@ uint64_t disk_size(const struct disk *disk)
 bool disk_readonly(const struct disk *disk)
 {
 	return disk->readonly;
+}
+
+unsigned disk_sector(const struct disk *disk)
+{
+	return disk->sector;
 }
 
 unsigned disk_block_size(const struct disk *disk)

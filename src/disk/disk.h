@@ -30,6 +30,7 @@
 #define DISK_SECTOR_SHIFT 9
 #define DISK_SECTOR 512u
 #define DISK_MAX_IOV 1024 /* iovecs of a request */
+#define DISK_TIMEOUT_S 60
 
 struct disk;
 struct disk_req;
@@ -52,6 +53,8 @@ struct file_op {
 	struct file *file;
 	uint64_t off, left; /* where in the file, how much is left, bytes */
 	unsigned stage, retries;
+	uint64_t pos; /* of a remote disk: bytes that are in parts already */
+	int error;    /* of one: what the request ends with */
 	struct iovec zero_iov, bounce;
 	void (*done)(struct disk_req *req, int ret);
 };
@@ -85,7 +88,7 @@ struct disk_req {
 	 * entries change. */
 	enum disk_op op;
 	unsigned flags;	    /* DISK_REQ_* */
-	uint64_t off, len;  /* bytes, multiples of DISK_SECTOR; 0 for a flush */
+	uint64_t off, len;  /* bytes, multiples of disk_sector(); 0 for a flush */
 	struct iovec *iov;  /* sum of the lengths = len, for read and write */
 	unsigned iov_count; /* at most DISK_MAX_IOV */
 	void (*done)(struct disk_req *req, int ret); /* loop thread; 0 or -errno */
@@ -135,13 +138,18 @@ struct disk_options {
 	bool has_fd; /* the image is open already, as fd, which is borrowed */
 	int fd;
 	const char *internal; /* name or ID of a qcow2 image's own snapshot; needs readonly */
+	/* Of remote disks; borrowed for disk_open() */
+	const char *tls_certs, *tls_psk; /* a folder, a file; NULL: none */
+	unsigned reconnect_s;		 /* how long requests wait for a server that went away */
+	unsigned timeout_s;		 /* how long a server may say nothing; 0: DISK_TIMEOUT_S */
+	bool sandbox;			 /* the client process confines itself */
 	struct disk_limits limits;
 };
 
 /**
  * disk_open() - open and lock an image
  * @loop: completions run there; borrowed
- * @path: a regular file or a block device
+ * @path: a regular file, a block device, or the address of an export (disk/nbd_uri.h)
  * @opt: see struct disk_options
  * @ret_disk: owned by the caller, ended by disk_close()
  * @err: one line that names the image
@@ -172,6 +180,10 @@ bool disk_readonly(const struct disk *disk);
 
 /** disk_discards() - whether discards are passed on */
 bool disk_discards(const struct disk *disk);
+
+/** disk_sector() - what requests must be multiples of, bytes: DISK_SECTOR, or more of a remote disk
+ */
+unsigned disk_sector(const struct disk *disk);
 
 /** disk_block_size() - what the host writes efficiently, bytes, a power of two from 512 to 64 KiB
  */

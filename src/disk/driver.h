@@ -32,7 +32,7 @@ struct disk {
 	void *priv;
 	struct aio *aio;
 	uint64_t size; /* bytes, whole sectors */
-	unsigned block_size;
+	unsigned sector, block_size;
 	enum disk_format format;
 	bool readonly;
 	struct loop *loop;
@@ -121,6 +121,9 @@ int file_sync_now(struct file *file);
 /** req_zero() - fill the first @len bytes of what a read is still to fill, and move on */
 void req_zero(struct disk_req *req, uint64_t len);
 
+/** req_skip() - move on by @len bytes that are where they belong */
+void req_skip(struct disk_req *req, uint64_t len);
+
 /** req_copy() - copy between @buf and the front of a request's iovecs, as its direction is, and
  * move on */
 void req_copy(struct disk_req *req, void *buf, uint64_t len);
@@ -146,6 +149,9 @@ int raw_open(struct disk *disk, const char *path, struct file *file, unsigned bl
 	     const struct disk_options *opt, struct err *err);
 int qcow2_open(struct disk *disk, const char *path, struct file *file, unsigned block,
 	       const struct disk_options *opt, struct err *err);
+
+/* A remote disk; disk/nbd_uri.h tells what @path looks like. */
+int nbd_open(struct disk *disk, const char *path, const struct disk_options *opt, struct err *err);
 
 /* Put a temporary overlay over a driver that was opened read-only. */
 int overlay_open(struct disk *disk, struct err *err);

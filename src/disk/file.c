@@ -89,6 +89,11 @@ void req_zero(struct disk_req *req, uint64_t len)
 	iov_advance(req, len);
 }
 
+void req_skip(struct disk_req *req, uint64_t len)
+{
+	iov_advance(req, len);
+}
+
 void req_copy(struct disk_req *req, void *buf, uint64_t len)
 {
 	unsigned n = iov_cut(req, len);

@@ -508,6 +508,7 @@ static int qcow2_next_data(struct disk *disk, uint64_t off, uint64_t *ret_start,
 }
 
 static const struct disk_driver qcow2_driver = {
+	.grow = qcow2_grow,
 	.start = qcow2_start,
 	.read_now = qcow2_read_now,
 	.read = qcow2_read,

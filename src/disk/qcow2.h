@@ -3,7 +3,7 @@
  * Inside of the qcow2 driver. qcow2.c opens and closes, qcow2_io.c takes
  * requests through their states, qcow2_map.c finds and changes mappings,
  * qcow2_cache.c holds parts of tables, qcow2_alloc.c finds and frees clusters,
- * qcow2_commit.c writes tables back in a safe order.
+ * qcow2_commit.c writes tables back in a safe order, qcow2_grow.c makes a disk larger.
  *
  * Functions that may have to wait take the request that wants something and
  * return 0, WAIT or a negative errno; after WAIT the request stands in the list of
@@ -186,6 +186,9 @@ int qcow2_corrupt(struct layer *l, const char *fmt, ...) __attribute__((format(p
 int header_write(struct layer *l, unsigned at, const void *field, unsigned len);
 void table_note(struct layer *l, uint64_t off); /* a cluster holds a table from now on */
 bool table_at(const struct layer *l, uint64_t off, uint64_t len); /* or the header */
+
+/* qcow2_grow.c */
+int qcow2_grow(struct disk *disk, uint64_t size, struct err *err); /* see disk_grow() */
 
 /* qcow2_map.c */
 /* What a layer itself has at @off; @len > 0 is cut to what is alike */

@@ -6,6 +6,7 @@
 #ifndef EYOT_HW_CLOCK_H
 #define EYOT_HW_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct loop;
@@ -22,5 +23,18 @@ struct hw_clock {
 
 /** hw_clock_init_loop() - the real clock, with timers on @loop (borrowed) */
 void hw_clock_init_loop(struct hw_clock *clock, struct loop *loop);
+
+/*
+ * The same clock, but for its monotonic part, which can be stopped: time of a guest
+ * that is paused now and then.
+ */
+struct guest_clock;
+
+struct guest_clock *guest_clock_new(struct loop *loop); /* NULL: out of memory */
+void guest_clock_free(struct guest_clock *gc);		/* after its timers; NULL is fine */
+void guest_clock_init(struct guest_clock *gc, struct hw_clock *clock);
+
+/** guest_clock_stop() - stop it, or let it go on; no vCPU runs; loop thread */
+void guest_clock_stop(struct guest_clock *gc, bool stopped);
 
 #endif

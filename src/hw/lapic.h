@@ -68,6 +68,8 @@ int lapic_ack(struct lapic *l);
 unsigned lapic_take_events(struct lapic *l, unsigned mask, uint8_t *ret_sipi_vector);
 
 void lapic_timer_fire(struct lapic *l);
+/** lapic_timer_shift() - the accelerator's clocks stood for @ns: so did the timer; vCPU stopped */
+void lapic_timer_shift(struct lapic *l, uint64_t ns);
 
 /* xAPIC page, offset 0..4095; 32-bit registers. */
 uint32_t lapic_mmio_read(struct lapic *l, uint32_t off);

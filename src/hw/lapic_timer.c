@@ -49,6 +49,13 @@ void lapic_timer_rearm(struct lapic *l)
 	l->ops->timer_arm(l->opaque, at);
 }
 
+void lapic_timer_shift(struct lapic *l, uint64_t ns)
+{
+	if (l->timer_deadline_ns)
+		l->timer_deadline_ns += ns;
+	lapic_timer_rearm(l);
+}
+
 static void timer_post(struct lapic *l)
 {
 	uint32_t lvt = l->lvt[LVT_TIMER];

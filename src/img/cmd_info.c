@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* eyot-img info [--json] [-f FORMAT] FILE: the header alone is read, no other file is opened */
+/* eyot-img info [--json] [-f FORMAT] FILE|ADDRESS: the header alone is read, no other file is
+ * opened */
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "img/img.h"
 
 struct info_args {
@@ -19,6 +21,7 @@ struct info {
 	const char *path;
 	enum disk_format format;
 	uint64_t size, used;
+	bool is_remote; /* and nobody tells how much is used */
 	struct qcow2_header h;
 	struct qcow2_snapshots snapshots;
 };
@@ -81,7 +84,8 @@ static void print_people(const struct info *i)
 	printf("format:      %s\n", img_format_name(i->format));
 	printf("size:        %s (%llu bytes)\n", size_format(i->size, a, sizeof(a)),
 	       (unsigned long long)i->size);
-	printf("on disk:     %s\n", size_format(i->used, b, sizeof(b)));
+	if (!i->is_remote)
+		printf("on disk:     %s\n", size_format(i->used, b, sizeof(b)));
 	if (i->format == DISK_FORMAT_QCOW2)
 		print_qcow2(i);
 }
@@ -145,12 +149,56 @@ static void print_json(const struct info *i)
 	set_text(o, "image", i->path);
 	set_text(o, "format", img_format_name(i->format));
 	set_number(o, "size", i->size);
-	set_number(o, "used", i->used);
+	if (!i->is_remote)
+		set_number(o, "used", i->used);
 	if (i->format == DISK_FORMAT_QCOW2)
 		json_qcow2(o, i);
 	json_dumpf(o, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(o);
+}
+
+/* An export of an NBD server: it has a size, and nothing else is told of it. */
+static int ask_server(struct info *i, enum disk_format format, struct err *err)
+{
+	struct disk_options opt = { .readonly = true, .format = format };
+	struct loop *loop = NULL;
+	struct disk *disk;
+	int ret = loop_new(&loop, err);
+
+	if (ret == 0)
+		ret = disk_open(loop, i->path, &opt, &disk, err);
+	if (ret == 0) {
+		i->size = disk_size(disk);
+		i->format = disk_format(disk);
+		i->is_remote = true;
+		disk_close(disk);
+	}
+	loop_free(loop);
+	return ret;
+}
+
+static int read_file(struct info *i, enum disk_format format, struct err *err)
+{
+	struct file file;
+	struct stat st;
+	char what[300];
+	int ret = img_open_file(i->path, false, format, &file, &i->format, err);
+
+	if (ret < 0)
+		return ret;
+	i->size = align_up(file.eof, DISK_SECTOR);
+	if (fstat(file.fd, &st) == 0)
+		i->used = (uint64_t)st.st_blocks * 512;
+	if (i->format == DISK_FORMAT_QCOW2) {
+		snprintf(what, sizeof(what), "disk '%.280s'", i->path);
+		ret = qcow2_header_read(&file, what, &i->h, err);
+		if (ret == 0)
+			ret = qcow2_snapshots_read(&file, what, &i->h, &i->snapshots, err);
+		i->size = i->h.size;
+	}
+	close(file.fd);
+	return ret;
 }
 
 int cmd_info(int argc, char **argv, struct err *err)
@@ -160,9 +208,6 @@ int cmd_info(int argc, char **argv, struct err *err)
 						 { 0 } };
 	struct info_args a = { 0 };
 	struct info i = { 0 };
-	struct file file;
-	struct stat st;
-	char what[300];
 	int at, ret = img_options(argc, argv, "f:", options, take, &a, &at, err);
 
 	if (ret < 0)
@@ -170,20 +215,7 @@ int cmd_info(int argc, char **argv, struct err *err)
 	if (argc - at != 1)
 		return img_usage(err, "info: wants a file");
 	i.path = argv[at];
-	ret = img_open_file(i.path, false, a.format, &file, &i.format, err);
-	if (ret < 0)
-		return ret;
-	i.size = align_up(file.eof, DISK_SECTOR);
-	if (fstat(file.fd, &st) == 0)
-		i.used = (uint64_t)st.st_blocks * 512;
-	if (i.format == DISK_FORMAT_QCOW2) {
-		snprintf(what, sizeof(what), "disk '%.280s'", i.path);
-		ret = qcow2_header_read(&file, what, &i.h, err);
-		if (ret == 0)
-			ret = qcow2_snapshots_read(&file, what, &i.h, &i.snapshots, err);
-		i.size = i.h.size;
-	}
-	close(file.fd);
+	ret = nbd_uri_is(i.path) ? ask_server(&i, a.format, err) : read_file(&i, a.format, err);
 	if (ret < 0)
 		return ret;
 	if (a.json)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "monitor/command_priv.h"
 #include "monitor/config_disk.h"
 
@@ -26,8 +27,15 @@ static void added(struct control_call *call, struct commander *cmd, const char *
 }
 
 /* Inside the sandbox there are no files, and no system call to make a ring of io_uring. */
-static int give_image(struct disk_options *o, int fd, bool sandbox, struct err *err)
+static int give_image(struct config_disk *d, int fd, bool sandbox, struct err *err)
 {
+	struct disk_options *o = &d->o;
+
+	if (nbd_uri_is(d->path))
+		return sandbox ? err_set(err, EOPNOTSUPP,
+					 "disk-add: the sandbox lets no process be made for a "
+					 "remote disk while the guest runs; --sandbox off does")
+			       : 0;
 	o->has_fd = fd >= 0;
 	o->fd = fd;
 	if (sandbox)
@@ -51,7 +59,7 @@ void command_disk_add(struct control_call *call, void *opaque)
 		ret = config_disk_json(scratch, "disk-add",
 				       json_object_get(control_args(call), "disk"), &err);
 	if (ret == 0)
-		ret = give_image(&scratch->disks[0].o, fd, cmd->c.cfg->sandbox, &err);
+		ret = give_image(&scratch->disks[0], fd, cmd->c.cfg->sandbox, &err);
 	if (ret == 0)
 		ret = machine_add_disk(cmd->c.machine, &scratch->disks[0], id, &err);
 	if (scratch)
@@ -65,6 +73,34 @@ void command_disk_add(struct control_call *call, void *opaque)
 		added(call, cmd, "disk", id);
 }
 
+/* Numbers of descriptors are the client's: what it sent along takes their place, in order. */
+static int give_fds(struct config_net *net, struct control_call *call, bool sandbox,
+		    struct err *err)
+{
+	unsigned count = 0;
+	int fd;
+
+	while ((fd = control_take_fd(call)) >= 0) {
+		if (count < net->net.fd_count)
+			net->net.fds[count] = fd;
+		else
+			close(fd);
+		count++;
+	}
+	if (count != net->net.fd_count) {
+		for (unsigned i = 0; i < count && i < net->net.fd_count; i++)
+			close(net->net.fds[i]);
+		net->net.fd_count = 0;
+		return err_set(err, EINVAL,
+			       "net-add: as many descriptors must come along as there are fd=");
+	}
+	if (sandbox && !count)
+		return err_set(err, EOPNOTSUPP,
+			       "net-add: the sandbox lets no network be made while the guest runs, "
+			       "but takes an open one (tap,fd=N); --sandbox off does");
+	return 0;
+}
+
 void command_net_add(struct control_call *call, void *opaque)
 {
 	json_t *value = json_object_get(control_args(call), "net");
@@ -76,14 +112,10 @@ void command_net_add(struct control_call *call, void *opaque)
 
 	ret = json_is_string(value) ? config_net_parse(&net, json_string_value(value), &err)
 				    : config_net_json(&net, value, &err);
-	if (ret == 0 && cmd->c.cfg->sandbox) {
-		ret = err_set(&err, EOPNOTSUPP,
-			      "net-add: the sandbox lets no network be made while the guest runs; "
-			      "--sandbox off does");
-		config_net_done(&net);
-	}
 	if (ret == 0) {
-		ret = machine_add_net(cmd->c.machine, &net, id, &err);
+		ret = give_fds(&net, call, cmd->c.cfg->sandbox, &err);
+		if (ret == 0)
+			ret = machine_add_net(cmd->c.machine, &net, id, &err);
 		config_net_done(&net);
 	}
 	if (ret < 0)
@@ -192,6 +224,17 @@ void command_removals_done(struct commander *cmd)
 
 /* ---- changing ---- */
 
+/* vCPUs parked for a change; false: the call was answered. */
+static bool park_for(struct control_call *call, struct machine *m)
+{
+	struct err err;
+	int ret = vm_park(m->vm, &err);
+
+	if (ret < 0)
+		control_fail(call, ret, &err);
+	return ret == 0;
+}
+
 void command_disk_resize(struct control_call *call, void *opaque)
 {
 	struct commander *cmd = opaque;
@@ -201,14 +244,10 @@ void command_disk_resize(struct control_call *call, void *opaque)
 	struct err err;
 	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret == 0) {
-		ret =
-		    disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0), &err);
-		vm_resume(m->vm);
-	}
+	ret = disk_grow(m->disks[i], control_get_number(control_args(call), "size", 0), &err);
+	vm_resume(m->vm);
 	if (ret < 0) {
 		err_prefix(&err, ret, "disk '%s'", machine_disk_id(m, i, id));
 		control_fail(call, ret, &err);
@@ -230,13 +269,10 @@ void command_disk_limits(struct control_call *call, void *opaque)
 	struct err err;
 	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret == 0) {
-		ret = disk_set_limits(m->disks[slot - SLOT_DISKS], &limits, &err);
-		vm_resume(m->vm);
-	}
+	ret = disk_set_limits(m->disks[slot - SLOT_DISKS], &limits, &err);
+	vm_resume(m->vm);
 	if (ret < 0)
 		control_fail(call, ret, &err);
 	else
@@ -248,16 +284,9 @@ void command_net_limits(struct control_call *call, void *opaque)
 	struct commander *cmd = opaque;
 	struct machine *m = cmd->c.machine;
 	unsigned slot = find(call, cmd, "net");
-	struct err err;
-	int ret;
 
-	if (!slot)
+	if (!slot || !park_for(call, m))
 		return;
-	ret = vm_park(m->vm, &err);
-	if (ret < 0) {
-		control_fail(call, ret, &err);
-		return;
-	}
 	virtio_net_set_rate(m->nets[slot - SLOT_NETS],
 			    control_get_number(control_args(call), "rate", 0));
 	vm_resume(m->vm);

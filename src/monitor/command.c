@@ -16,7 +16,10 @@
 
 const char *command_state(const struct commander *cmd)
 {
-	return cmd->stopped ? "stopped" : cmd->c.machine->paused ? "paused" : "running";
+	return cmd->stopped			? "stopped"
+	       : machine_saving(cmd->c.machine) ? "saving"
+	       : cmd->c.machine->paused		? "paused"
+						: "running";
 }
 
 static void reply_state(struct control_call *call, const struct commander *cmd)
@@ -55,6 +58,8 @@ static void run_reset(struct control_call *call, void *opaque)
 {
 	struct commander *cmd = opaque;
 
+	if (command_refuse_while_saving(call, cmd))
+		return;
 	vm_request(machine_vm(cmd->c.machine), VM_RESET, 0, "reset by the control socket");
 	control_reply(call, NULL);
 }
@@ -150,6 +155,12 @@ static const struct control_arg events_args[] = {
 	}
 #define RATE_MAX (1ll << 40)
 
+static const struct control_arg save_args[] = {
+	{ "file", CONTROL_TEXT, true, 1, 4096, NULL, "the client makes it, under this name" },
+	{ "then", CONTROL_WORD, false, 0, 0, "go-on|pause|quit",
+	  "what the machine does when it is saved (default: go-on)" },
+	{ NULL },
+};
 static const struct control_arg disk_add_args[] = {
 	{ "disk", CONTROL_CONFIG, true, 0, 0, NULL, "as after --disk: FILE[,KEY=VALUE]..." },
 	{ NULL },
@@ -209,8 +220,9 @@ const struct control_command command_table[] = {
 	  run_power_button },
 	{ "nmi", "send a non-maskable interrupt to all processors", NULL, 0, run_nmi },
 	{ "quit", "end the machine at once", NULL, 0, run_quit },
+	{ "save", "save the machine into a file, for eyot-vmm --load", save_args, 1, command_save },
 	{ "disk-add", "add a disk", disk_add_args, 1, command_disk_add },
-	{ "net-add", "add a network card", net_add_args, 0, command_net_add },
+	{ "net-add", "add a network card", net_add_args, CONTROL_FDS_MAX, command_net_add },
 	{ "device-remove", "have the guest release a disk or card, and take it away", remove_args,
 	  0, command_device_remove },
 	{ "disk-resize", "make a disk larger", resize_args, 0, command_disk_resize },
@@ -268,6 +280,7 @@ void commander_free(struct commander *cmd)
 {
 	if (!cmd)
 		return;
+	machine_save_abort(cmd->c.machine);
 	command_removals_done(cmd);
 	control_server_free(cmd->server);
 	if (cmd->statm_fd >= 0)

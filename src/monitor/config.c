@@ -181,6 +181,11 @@ static int set_sandbox(struct config *cfg, const char *text, struct err *err)
 	return 0;
 }
 
+static int set_load(struct config *cfg, const char *text, struct err *err)
+{
+	return set_string(&cfg->load, "load", text, err);
+}
+
 static int set_control(struct config *cfg, const char *text, struct err *err)
 {
 	return set_string(&cfg->control, "control", text, err);
@@ -214,6 +219,7 @@ static const struct setting settings[] = {
 	{ "console", set_console, 0 },
 	{ "control", set_control, 0 },
 	{ "report", config_report_parse, 0 },
+	{ "load", set_load, 0 },
 	{ "debug-exit", NULL, offsetof(struct config, debug_exit) },
 	{ "no-reboot", NULL, offsetof(struct config, no_reboot) },
 	{ "name", set_name, 0 },
@@ -554,6 +560,7 @@ void config_done(struct config *cfg)
 	free(cfg->cmdline);
 	free(cfg->console_path);
 	free(cfg->control);
+	free(cfg->load);
 	free(cfg->name);
 	free(cfg->accel_debug);
 	memset(cfg, 0, sizeof(*cfg));
@@ -598,6 +605,7 @@ const char *config_usage(void)
 	       "  --console stdio|pty|file:PATH|unix:PATH\n"
 	       "                      where the guest's console is (default: stdio; Ctrl-] "
 	       "leaves)\n"
+	       "  --load FILE         go on with a machine that `eyot-vmm ctl save` has saved\n"
 	       "  --control PATH|fd:N where to listen for `eyot-vmm ctl` and other programs\n"
 	       "  --report fd:N       an open file for how the machine ended\n"
 	       "  --cpu MODEL[,+FEATURE][,-FEATURE]...\n"

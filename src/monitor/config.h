@@ -14,7 +14,7 @@
 #include "vm/cpu_model.h"
 
 #define CONFIG_DISKS_MAX 16
-#define CONFIG_NETS_MAX 8
+#define CONFIG_NETS_MAX NET_PLACES
 #define CONFIG_SHARES_MAX 3
 #define CONFIG_ID_MAX 63 /* characters of a name */
 
@@ -24,10 +24,12 @@ enum console_kind { CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONSOLE_UNIX };
 
 struct config_disk {
 	char *path;
-	char *id;	       /* NULL: made from its number */
-	char *serial;	       /* NULL: made from its number */
-	unsigned queues;       /* 0: one a CPU */
-	struct disk_options o; /* all but the engine and a snapshot's name */
+	char *id;		   /* NULL: made from its number */
+	char *serial;		   /* NULL: made from its number */
+	char *tls_certs, *tls_psk; /* what o points to, or NULL */
+	unsigned queues;	   /* 0: one a CPU */
+	unsigned place;		   /* one more than it; 0: the first that is free */
+	struct disk_options o;	   /* all but the engine and a snapshot's name */
 };
 
 struct config_share {
@@ -61,6 +63,7 @@ struct config {
 	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
 	char *control;	    /* a path or "fd:N"; may be NULL */
 	int report_fd;	    /* see report.h; -1: none */
+	char *load;	    /* a saved machine to go on with; may be NULL */
 	bool debug_exit, no_reboot, sandbox;
 	/* Set by a sandbox: see struct virtio_env */
 	int (*connect)(void *arg, const struct sockaddr_un *addr);

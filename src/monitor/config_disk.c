@@ -10,11 +10,13 @@
 
 #include "base/parse.h"
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "virtio/virtio.h"
 
 #define SERIAL_MAX 20	      /* bytes, what virtio has room for */
 #define RATE_MAX (1ull << 40) /* requests or bytes a second */
 #define BURST_MAX 3600	      /* seconds */
+#define WAIT_MAX 86400	      /* seconds */
 
 static int bad(const struct config_disk *d, const char *key, const char *value, const char *want,
 	       struct err *err)
@@ -128,6 +130,65 @@ static int set_id(struct config_disk *d, const char *value, struct err *err)
 	return 0;
 }
 
+static int set_place(struct config_disk *d, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+
+	if (size_parse(value, &n) < 0 || n >= CONFIG_DISKS_MAX)
+		return bad(d, "place", value, "not a number from 0 to 15", err);
+	d->place = (unsigned)n + 1;
+	return 0;
+}
+
+static int set_text(struct config_disk *d, const char *key, const char *value, char **ret,
+		    struct err *err)
+{
+	char *copy;
+
+	if (!*value)
+		return bad(d, key, value, "must not be empty", err);
+	copy = strdup(value);
+	if (!copy)
+		return err_set(err, ENOMEM, "disk '%s': out of memory", d->path);
+	free(*ret);
+	*ret = copy;
+	return 0;
+}
+
+static int set_tls_certs(struct config_disk *d, const char *value, struct err *err)
+{
+	int ret = set_text(d, "tls-certs", value, &d->tls_certs, err);
+
+	d->o.tls_certs = d->tls_certs;
+	return ret;
+}
+
+static int set_tls_psk(struct config_disk *d, const char *value, struct err *err)
+{
+	int ret = set_text(d, "tls-psk", value, &d->tls_psk, err);
+
+	d->o.tls_psk = d->tls_psk;
+	return ret;
+}
+
+static int set_reconnect(struct config_disk *d, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+	int ret = number(d, "reconnect", value, WAIT_MAX, &n, err);
+
+	d->o.reconnect_s = (unsigned)n;
+	return ret;
+}
+
+static int set_timeout(struct config_disk *d, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+	int ret = number(d, "timeout", value, WAIT_MAX, &n, err);
+
+	d->o.timeout_s = (unsigned)n;
+	return ret;
+}
+
 static const struct key {
 	const char *name;
 	int (*set)(struct config_disk *d, const char *value, struct err *err); /* NULL: a flag */
@@ -144,6 +205,11 @@ static const struct key {
 	{ "iops", set_iops, 0 },
 	{ "bps", set_bps, 0 },
 	{ "burst", set_burst, 0 },
+	{ "place", set_place, 0 },
+	{ "tls-certs", set_tls_certs, 0 },
+	{ "tls-psk", set_tls_psk, 0 },
+	{ "reconnect", set_reconnect, 0 },
+	{ "timeout", set_timeout, 0 },
 };
 
 static const struct key *find_key(const char *name, size_t len)
@@ -159,6 +225,8 @@ void config_disk_done(struct config_disk *d)
 	free(d->path);
 	free(d->serial);
 	free(d->id);
+	free(d->tls_certs);
+	free(d->tls_psk);
 	memset(d, 0, sizeof(*d));
 }
 
@@ -182,6 +250,24 @@ static int new_disk(struct config *cfg, const char *path, struct config_disk *d,
 	return d->path ? 0 : err_set(err, ENOMEM, "disk '%s': out of memory", path);
 }
 
+/* What is for addresses of NBD servers only, and what such an address must be. */
+static int check_remote(const struct config_disk *d, struct err *err)
+{
+	struct nbd_uri uri;
+	int ret;
+
+	if (!nbd_uri_is(d->path)) {
+		if (!d->tls_certs && !d->tls_psk && !d->o.reconnect_s && !d->o.timeout_s)
+			return 0;
+		return err_set(err, EINVAL,
+			       "disk '%s': tls-certs, tls-psk, reconnect and timeout are for "
+			       "nbd:// addresses",
+			       d->path);
+	}
+	ret = nbd_uri_parse(d->path, &uri, err);
+	return ret < 0 ? err_prefix(err, ret, "disk '%s'", d->path) : 0;
+}
+
 /* Take over @d when it makes sense; free it when not. */
 static int add(struct config *cfg, struct config_disk *d, int ret, struct err *err)
 {
@@ -190,6 +276,8 @@ static int add(struct config *cfg, struct config_disk *d, int ret, struct err *e
 			      d->path);
 	if (ret == 0 && d->o.limits.burst_s && !d->o.limits.iops && !d->o.limits.bps)
 		ret = err_set(err, EINVAL, "disk '%s': burst without iops or bps", d->path);
+	if (ret == 0)
+		ret = check_remote(d, err);
 	if (ret == 0)
 		cfg->disks[cfg->disk_count++] = *d;
 	else
@@ -241,6 +329,12 @@ int config_disk_parse(struct config *cfg, const char *text, struct err *err)
 	return add(cfg, &d, ret, err);
 }
 
+static bool takes_text(const struct key *key)
+{
+	return key->set == set_serial || key->set == set_id || key->set == set_tls_certs ||
+	       key->set == set_tls_psk;
+}
+
 static int json_key(struct config_disk *d, const char *what, const char *name, json_t *value,
 		    struct err *err)
 {
@@ -257,7 +351,7 @@ static int json_key(struct config_disk *d, const char *what, const char *name, j
 		return set_discard(d, json_is_true(value) ? "on" : "off", err);
 	if (key->set && json_is_string(value))
 		return key->set(d, json_string_value(value), err);
-	if (key->set && json_is_integer(value) && key->set != set_serial && key->set != set_id) {
+	if (key->set && json_is_integer(value) && !takes_text(key)) {
 		snprintf(number_text, sizeof(number_text), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		return key->set(d, number_text, err);

@@ -100,6 +100,17 @@ static int set_id(struct config_net *n, const char *text, struct err *err)
 	return set_text(&n->id, "id", text, err);
 }
 
+static int set_place(struct config_net *n, const char *text, struct err *err)
+{
+	unsigned long place;
+
+	if (parse_number(text, NET_PLACES - 1, &place) < 0)
+		return err_set(err, EINVAL, "place '%s': not a number from 0 to %u", text,
+			       NET_PLACES - 1);
+	n->place = (unsigned)place + 1;
+	return 0;
+}
+
 static int set_pcap(struct config_net *n, const char *text, struct err *err)
 {
 	return set_text(&n->pcap, "pcap", text, err);
@@ -232,6 +243,7 @@ static const struct {
 	int (*set)(struct config_net *n, const char *text, struct err *err);
 } keys[] = {
 	{ "id", ALL, false, set_id },
+	{ "place", ALL, false, set_place },
 	{ "mac", ALL, false, set_mac },
 	{ "mtu", ALL, false, set_mtu },
 	{ "queues", ALL, false, set_queues },

@@ -10,10 +10,13 @@
 #include "base/err.h"
 #include "net/net.h"
 
+#define NET_PLACES 8 /* for cards, in a machine */
+
 struct config_net {
 	struct net_config net;
 	uint8_t mac[6];
 	bool has_mac;
+	unsigned place; /* one more than it; 0: the first that is free */
 	uint64_t rate;	/* bytes a second, each way; 0: no limit */
 	char *id;	/* may be NULL */
 	char *pcap;	/* may be NULL */

@@ -7,14 +7,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/parse.h"
 #include "base/util.h"
+#include "disk/nbd_uri.h"
 #include "monitor/command.h"
 #include "monitor/config_disk.h"
+#include "monitor/config_net.h"
 
 struct ctl {
 	const char *path;
@@ -163,6 +166,18 @@ static int failed(const struct ctl *ctl, int status, const char *code, const str
 	return status;
 }
 
+/* @result is taken over. */
+static void show(const struct ctl *ctl, const char *command, json_t *result)
+{
+	if (ctl->json) {
+		json_dumpf(result, stdout, JSON_COMPACT);
+		putchar('\n');
+	} else {
+		ctl_print(command, result);
+	}
+	json_decref(result);
+}
+
 static int print_events(const struct ctl *ctl)
 {
 	struct err err;
@@ -194,36 +209,136 @@ static int open_image(json_t *disk)
 	struct err err;
 	int fd = -1;
 
+	errno = EINVAL;
 	if (cfg && config_disk_json(cfg, "disk-add", disk, &err) == 0) {
 		const struct disk_options *o = &cfg->disks[0].o;
 
-		fd = open(cfg->disks[0].path, (o->readonly || o->snapshot ? O_RDONLY : O_RDWR) |
-						  O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		errno = EINVAL;
+		if (!nbd_uri_is(cfg->disks[0].path))
+			fd = open(cfg->disks[0].path,
+				  (o->readonly || o->snapshot ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+				      O_NOCTTY | O_NONBLOCK);
 		config_disks_drop(cfg);
 	}
 	free(cfg);
 	return fd;
 }
 
+/* ---- save ---- */
+
+/* The name becomes that of the finished file, on stable storage; 0 or -errno. */
+static int give_name(const char *temp, const char *path)
+{
+	char folder[PATH_MAX], *slash;
+	int fd, ret;
+
+	if (rename(temp, path) < 0)
+		return -errno;
+	snprintf(folder, sizeof(folder), "%s", path);
+	slash = strrchr(folder, '/');
+	if (slash)
+		slash[slash == folder] = '\0';
+	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ret = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+/*
+ * Into a file beside the wanted one, which takes its place when all is there. A machine
+ * that shall end stays paused until then.
+ */
+static int save(struct ctl *ctl, const struct control_command *cmd, json_t *args)
+{
+	const char *path = json_string_value(json_object_get(args, "file")), *code = "host";
+	bool quits = !strcmp(control_get_text(args, "then", ""), "quit");
+	char temp[PATH_MAX];
+	json_t *result = NULL;
+	struct err err;
+	int fd, ret;
+
+	snprintf(temp, sizeof(temp), "%s.%ld", path, (long)getpid());
+	fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		err_set(&err, errno, "save: file '%s': %s", temp, strerror(errno));
+		json_decref(args);
+		return failed(ctl, CTL_USAGE, control_code(-errno), &err);
+	}
+	if (quits)
+		json_object_set_new(args, "then", json_string("pause"));
+	ret = control_call(ctl->client, cmd->name, json_incref(args), &fd, 1, &result, &code, &err);
+	close(fd);
+	if (ret == 0) {
+		ret = give_name(temp, path);
+		if (ret < 0) {
+			err_set(&err, -ret, "save: file '%s': %s", path, strerror(-ret));
+			code = control_code(ret);
+			json_decref(result);
+		}
+	}
+	json_decref(args);
+	if (ret < 0) {
+		unlink(temp);
+		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
+	}
+	if (quits) {
+		json_t *ended = NULL;
+
+		ret = control_call(ctl->client, "quit", NULL, NULL, 0, &ended, &code, &err);
+		json_decref(ended);
+		json_object_set_new(result, "state", json_string("stopped"));
+	}
+	show(ctl, cmd->name, result);
+	if (ret < 0)
+		return failed(ctl, CTL_HOST, code, &err);
+	return fflush(stdout) ? CTL_HOST : CTL_DONE;
+}
+
+/* Descriptors of a TAP interface that we were started with; returns how many. */
+static unsigned given_fds(json_t *value, int fds[CONTROL_FDS_MAX])
+{
+	struct config_net net;
+	unsigned count = 0;
+	struct err err;
+
+	if ((json_is_string(value) ? config_net_parse(&net, json_string_value(value), &err)
+				   : config_net_json(&net, value, &err)) < 0)
+		return 0; /* the monitor tells what is wrong */
+	while (count < net.net.fd_count && count < CONTROL_FDS_MAX) {
+		fds[count] = net.net.fds[count];
+		count++;
+	}
+	net.net.fd_count = 0; /* they stay open until they are sent */
+	config_net_done(&net);
+	return count;
+}
+
 static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 {
 	const char *code = "host";
 	json_t *result = NULL;
+	unsigned fd_count = 0;
+	int fds[CONTROL_FDS_MAX], ret;
 	struct err err;
-	int fd = -1, ret;
 
+	if (!strcmp(cmd->name, "save"))
+		return save(ctl, cmd, args);
+	if (!strcmp(cmd->name, "net-add"))
+		fd_count = given_fds(json_object_get(args, "net"), fds);
 	if (!strcmp(cmd->name, "disk-add")) {
-		fd = open_image(json_object_get(args, "disk"));
-		if (fd < 0 && (errno == ENOENT || errno == EACCES)) {
+		fds[0] = open_image(json_object_get(args, "disk"));
+		fd_count = fds[0] >= 0;
+		if (fds[0] < 0 && (errno == ENOENT || errno == EACCES)) {
 			/* Not the monitor's words: it may see less than this. */
 			err_set(&err, errno, "disk-add: its image: %s", strerror(errno));
 			json_decref(args);
 			return failed(ctl, CTL_USAGE, control_code(-errno), &err);
 		}
 	}
-	ret = control_call(ctl->client, cmd->name, args, &fd, fd >= 0, &result, &code, &err);
-	if (fd >= 0)
-		close(fd);
+	ret = control_call(ctl->client, cmd->name, args, fds, fd_count, &result, &code, &err);
+	for (unsigned i = 0; i < fd_count; i++)
+		close(fds[i]);
 
 	if (ret < 0)
 		return failed(ctl, ret == -EREMOTEIO ? CTL_REFUSED : CTL_HOST, code, &err);
@@ -237,13 +352,7 @@ static int run(struct ctl *ctl, const struct control_command *cmd, json_t *args)
 		json_decref(result);
 		return print_events(ctl);
 	}
-	if (ctl->json) {
-		json_dumpf(result, stdout, JSON_COMPACT);
-		putchar('\n');
-	} else {
-		ctl_print(cmd->name, result);
-	}
-	json_decref(result);
+	show(ctl, cmd->name, result);
 	return fflush(stdout) ? CTL_HOST : CTL_DONE;
 }
 

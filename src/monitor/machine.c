@@ -4,6 +4,7 @@
  * the platform asks of the machine becomes a request (vm.h), which any vCPU
  * thread may make.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/random.h>
 #include <time.h>
@@ -102,7 +103,14 @@ static void was_reset(void *opaque)
 		m->events.reset(m->events.arg);
 }
 
-static const struct vm_ops vm_ops = { .boot = boot, .stopped = stopped, .was_reset = was_reset };
+static void stop_time(void *opaque, bool is_stopped)
+{
+	guest_clock_stop(((struct machine *)opaque)->guest_clock, is_stopped);
+}
+
+static const struct vm_ops vm_ops = {
+	.boot = boot, .stopped = stopped, .stop_time = stop_time, .was_reset = was_reset
+};
 
 /* ---- console ---- */
 
@@ -189,9 +197,14 @@ static void virtio_row_reset(void *dev)
 	virtio_dev_reset(dev);
 }
 
-static void virtio_row_quiesce(void *dev)
+static void virtio_row_freeze(void *dev)
 {
-	virtio_dev_quiesce(dev);
+	virtio_dev_freeze(dev);
+}
+
+static void virtio_row_thaw(void *dev)
+{
+	virtio_dev_thaw(dev);
 }
 
 static void virtio_row_save(void *dev, struct snap_writer *w)
@@ -209,7 +222,8 @@ static void add_virtio_row(struct machine *m, const char *name, struct virtio_de
 	m->table[m->table_count++] = (struct vm_device) { .name = name,
 							  .dev = dev,
 							  .reset = virtio_row_reset,
-							  .quiesce = virtio_row_quiesce,
+							  .freeze = virtio_row_freeze,
+							  .thaw = virtio_row_thaw,
 							  .save = virtio_row_save,
 							  .load = virtio_row_load };
 }
@@ -274,8 +288,8 @@ static int add_platform(struct machine *m, struct err *err)
 
 	ret = pci_host_new(&vm->pio, &vm->mmio, &vm->irq, &m->platform, &m->pci, err);
 	if (ret == 0)
-		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->clock, &m->uart_backend,
-			       &m->uart, err);
+		ret = uart_new(&vm->pio, PORT_COM1, &vm->irq, GSI_COM1, &m->host_clock,
+			       &m->uart_backend, &m->uart, err);
 	if (ret == 0)
 		ret = pit_new(&vm->pio, &vm->irq, &m->clock, &m->pit, err);
 	if (ret == 0)
@@ -409,14 +423,14 @@ static int add_virtio(struct machine *m, struct err *err)
 
 	if (ret == 0 && wants_virtio_console(m->cfg))
 		ret = virtio_console_new(&env, SLOT_CONSOLE, &m->vcon_backend, &m->vcon, err);
-	for (unsigned i = 0; i < m->cfg->disk_count && ret == 0; i++) {
-		m->disk_cfg[i] = &m->cfg->disks[i];
-		ret = machine_make_disk(m, i, err);
-	}
-	for (unsigned i = 0; i < m->cfg->net_count && ret == 0; i++) {
-		m->net_cfg[i] = &m->cfg->nets[i];
-		ret = machine_make_net(m, i, err);
-	}
+	if (ret == 0)
+		ret = machine_give_places(m, err);
+	for (unsigned i = 0; i < CONFIG_DISKS_MAX && ret == 0; i++)
+		if (m->disk_cfg[i])
+			ret = machine_make_disk(m, i, err);
+	for (unsigned i = 0; i < CONFIG_NETS_MAX && ret == 0; i++)
+		if (m->net_cfg[i])
+			ret = machine_make_net(m, i, err);
 	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
 		ret = virtio_fs_new(&env, SLOT_SHARES + i, m->cfg->shares[i].tag,
 				    m->cfg->shares[i].path, m->cfg->shares[i].readonly,
@@ -453,7 +467,7 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 	m->cfg = cfg;
 	m->con = con;
 	m->events = *events;
-	m->kernel.fd = m->initrd.fd = -1;
+	m->kernel.fd = m->initrd.fd = m->load_fd = -1;
 	m->platform = (struct platform_ops) { .reset = on_reset,
 					      .power_off = on_power_off,
 					      .panic = on_panic,
@@ -461,11 +475,22 @@ int machine_new(const struct config *cfg, struct loop *loop, const struct accel_
 					      .opaque = m };
 	m->uart_backend = (struct uart_backend) { uart_output, input_ready, m };
 	m->vcon_backend = (struct virtio_console_backend) { vcon_output, input_ready, m };
-	hw_clock_init_loop(&m->clock, loop);
+	hw_clock_init_loop(&m->host_clock, loop);
+	m->guest_clock = guest_clock_new(loop);
+	if (!m->guest_clock) {
+		free(m);
+		return err_set(err, ENOMEM, "machine: out of memory");
+	}
+	guest_clock_init(m->guest_clock, &m->clock);
 
 	ret = boot_file_open("kernel", cfg->kernel, &m->kernel, err);
 	if (ret == 0 && cfg->initrd)
 		ret = boot_file_open("initrd", cfg->initrd, &m->initrd, err);
+	if (ret == 0 && cfg->load) {
+		m->load_fd = open(cfg->load, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+		if (m->load_fd < 0)
+			ret = err_set(err, errno, "load '%s': %s", cfg->load, strerror(errno));
+	}
 	if (ret == 0)
 		ret = vm_new(&vc, &m->vm, err);
 	if (ret == 0)
@@ -487,6 +512,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	machine_save_abort(m);
 	if (m->con)
 		console_attach(m->con, NULL);
 	if (vm_stop(m->vm) < 0)
@@ -523,6 +549,9 @@ void machine_free(struct machine *m)
 	vm_free(m->vm);
 	boot_file_close(&m->kernel);
 	boot_file_close(&m->initrd);
+	guest_clock_free(m->guest_clock);
+	if (m->load_fd >= 0)
+		close(m->load_fd);
 	free(m);
 }
 
@@ -532,8 +561,15 @@ int machine_start(struct machine *m, struct err *err)
 
 	for (unsigned i = 0; i < m->cfg->share_count && ret == 0; i++)
 		ret = virtio_fs_start(m->shares[i], err);
-	if (ret == 0)
+	if (ret == 0 && m->load_fd < 0)
 		ret = vm_start(m->vm, err);
+	else if (ret == 0)
+		ret = vm_start_to_load(m->vm, err);
+	if (ret == 0 && m->load_fd >= 0) {
+		ret = machine_load(m, err);
+		if (ret == 0)
+			vm_resume(m->vm);
+	}
 	if (ret < 0)
 		return ret;
 	/* Not before: power-on would lose what the port had taken. */

@@ -56,6 +56,26 @@ int machine_pause(struct machine *m, struct err *err);
 /** machine_resume() - the counterpart; nothing when it is not paused */
 void machine_resume(struct machine *m);
 
+struct machine_save_ops {
+	void (*progress)(void *arg, unsigned percent);
+	/* All is on stable storage, or @ret is -errno; @bytes: written. The machine goes on. */
+	void (*done)(void *arg, int ret, uint64_t bytes);
+	void *arg;
+};
+
+/**
+ * machine_save() - save the machine into a file; it does not run meanwhile
+ * @fd: an empty regular file open for writing; taken over in any case
+ * @ops: copied
+ *
+ * Return: 0: ops->done tells the rest, later; -EBUSY, -EINVAL, what the host says.
+ */
+int machine_save(struct machine *m, int fd, const struct machine_save_ops *ops, struct err *err);
+bool machine_saving(const struct machine *m);
+unsigned machine_save_percent(const struct machine *m);
+/** machine_save_abort() - end it now, with -ECANCELED; nothing when there is none; NULL is fine */
+void machine_save_abort(struct machine *m);
+
 /** machine_nmi() - a non-maskable interrupt for each processor, as from a front panel's button */
 void machine_nmi(struct machine *m);
 

@@ -58,6 +58,44 @@ static struct virtio_dev *at_slot(const struct machine *m, unsigned slot)
 	return slot >= SLOT_DISKS && slot < SLOT_NETS ? m->blks[slot - SLOT_DISKS] : NULL;
 }
 
+/* ---- places ---- */
+
+int machine_give_places(struct machine *m, struct err *err)
+{
+	const struct config *cfg = m->cfg;
+
+	for (unsigned pass = 0; pass < 2; pass++) {
+		unsigned next = 0;
+
+		for (unsigned i = 0; i < cfg->disk_count; i++) {
+			const struct config_disk *d = &cfg->disks[i];
+
+			if ((d->place == 0) != pass)
+				continue;
+			while (pass && m->disk_cfg[next])
+				next++;
+			if (m->disk_cfg[pass ? next : d->place - 1])
+				return err_set(err, EEXIST, "disk '%s': place %u is taken", d->path,
+					       d->place - 1);
+			m->disk_cfg[pass ? next : d->place - 1] = d;
+		}
+		next = 0;
+		for (unsigned i = 0; i < cfg->net_count; i++) {
+			const struct config_net *n = &cfg->nets[i];
+
+			if ((n->place == 0) != pass)
+				continue;
+			while (pass && m->net_cfg[next])
+				next++;
+			if (m->net_cfg[pass ? next : n->place - 1])
+				return err_set(err, EEXIST, "net '%s': place %u is taken",
+					       net_kind_name(n->net.kind), n->place - 1);
+			m->net_cfg[pass ? next : n->place - 1] = n;
+		}
+	}
+	return 0;
+}
+
 /* ---- adding ---- */
 
 int machine_check_id(const struct machine *m, unsigned slot, struct err *err)
@@ -68,30 +106,49 @@ int machine_check_id(const struct machine *m, unsigned slot, struct err *err)
 	return machine_find(m, id) ? err_set(err, EEXIST, "id '%s': two devices have it", id) : 0;
 }
 
+/* The slot of @place, or the first free one of @count from @first on; 0: none. */
+static unsigned free_place(const struct machine *m, unsigned first, unsigned count, unsigned place)
+{
+	for (unsigned slot = first; slot < first + count; slot++)
+		if (!at_slot(m, slot) && !(m->vacating & 1u << slot) &&
+		    (!place || slot == first + place - 1))
+			return slot;
+	return 0;
+}
+
+/* Make the device of @slot, whose configuration is in its place; the guest is not told yet. */
+static int plug(struct machine *m, unsigned slot, char *ret_id, struct err *err)
+{
+	bool is_net = slot >= SLOT_NETS;
+	int ret = vm_park(m->vm, err);
+
+	snprintf(ret_id, MACHINE_ID_SIZE, "%s", machine_slot_id(m, slot, ret_id));
+	if (ret < 0)
+		return ret;
+	ret = is_net ? machine_make_net(m, slot - SLOT_NETS, err)
+		     : machine_make_disk(m, slot - SLOT_DISKS, err);
+	if (ret == 0)
+		machine_fill_table(m);
+	vm_resume(m->vm);
+	return ret;
+}
+
 int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, struct err *err)
 {
+	unsigned slot = free_place(m, SLOT_DISKS, CONFIG_DISKS_MAX, d->place),
+		 i = slot - SLOT_DISKS;
 	struct config_disk *own;
-	unsigned i = 0;
 	int ret;
 
-	while (i < CONFIG_DISKS_MAX && (m->blks[i] || m->vacating & 1u << (SLOT_DISKS + i)))
-		i++;
-	if (i == CONFIG_DISKS_MAX)
-		return err_set(err, ENOSPC, "disk '%s': all %u places for disks are taken", d->path,
-			       CONFIG_DISKS_MAX);
+	if (!slot)
+		return err_set(err, ENOSPC, "disk '%s': %s taken", d->path,
+			       d->place ? "its place is" : "all places for disks are");
 	own = malloc(sizeof(*own));
 	if (!own)
 		return err_set(err, ENOMEM, "disk '%s': out of memory", d->path);
 	*own = *d;
 	m->disk_cfg[i] = own;
-	snprintf(ret_id, MACHINE_ID_SIZE, "%s", machine_disk_id(m, i, ret_id));
-	ret = vm_park(m->vm, err);
-	if (ret == 0) {
-		ret = machine_make_disk(m, i, err);
-		if (ret == 0)
-			machine_fill_table(m);
-		vm_resume(m->vm);
-	}
+	ret = plug(m, slot, ret_id, err);
 	if (ret < 0) {
 		disk_close(m->disks[i]);
 		m->disks[i] = NULL;
@@ -102,34 +159,25 @@ int machine_add_disk(struct machine *m, struct config_disk *d, char *ret_id, str
 	own->o.has_fd = false; /* it was the caller's */
 	m->own_disk_cfg[i] = own;
 	memset(d, 0, sizeof(*d));
-	hotplug_changed(m->hotplug, SLOT_DISKS + i);
+	hotplug_changed(m->hotplug, slot);
 	return 0;
 }
 
 int machine_add_net(struct machine *m, struct config_net *n, char *ret_id, struct err *err)
 {
+	unsigned slot = free_place(m, SLOT_NETS, CONFIG_NETS_MAX, n->place), i = slot - SLOT_NETS;
 	struct config_net *own;
-	unsigned i = 0;
 	int ret;
 
-	while (i < CONFIG_NETS_MAX && (m->nets[i] || m->vacating & 1u << (SLOT_NETS + i)))
-		i++;
-	if (i == CONFIG_NETS_MAX)
-		return err_set(err, ENOSPC, "net: all %u places for cards are taken",
-			       CONFIG_NETS_MAX);
+	if (!slot)
+		return err_set(err, ENOSPC, "net: %s taken",
+			       n->place ? "its place is" : "all places for cards are");
 	own = malloc(sizeof(*own));
 	if (!own)
 		return err_set(err, ENOMEM, "net: out of memory");
 	*own = *n;
 	m->net_cfg[i] = own;
-	snprintf(ret_id, MACHINE_ID_SIZE, "%s", machine_net_id(m, i, ret_id));
-	ret = vm_park(m->vm, err);
-	if (ret == 0) {
-		ret = machine_make_net(m, i, err);
-		if (ret == 0)
-			machine_fill_table(m);
-		vm_resume(m->vm);
-	}
+	ret = plug(m, slot, ret_id, err);
 	if (ret < 0) {
 		m->net_cfg[i] = NULL;
 		free(own);
@@ -137,7 +185,7 @@ int machine_add_net(struct machine *m, struct config_net *n, char *ret_id, struc
 	}
 	m->own_net_cfg[i] = own;
 	memset(n, 0, sizeof(*n));
-	hotplug_changed(m->hotplug, SLOT_NETS + i);
+	hotplug_changed(m->hotplug, slot);
 	return 0;
 }
 

@@ -44,7 +44,8 @@ struct machine {
 	struct machine_events events;
 	struct vm *vm;
 	struct console *con;
-	struct hw_clock clock;
+	struct hw_clock clock, host_clock; /* guest time; the console's */
+	struct guest_clock *guest_clock;
 	struct platform_ops platform;
 	struct boot_file kernel, initrd;
 	struct uart_backend uart_backend;
@@ -86,8 +87,14 @@ struct machine {
 	uint64_t started_ns; /* clock_now_ns() */
 	unsigned boots;	     /* times that the guest was started: 1, and each reset */
 	bool paused;	     /* by machine_pause() */
+	struct saver *saver; /* NULL: it is not being saved */
+	int load_fd;	     /* of the saved machine to go on with; -1: none */
 	atomic_bool crash_told;
 };
+
+/* machine_save.c */
+/** machine_load() - the machine in load_fd; before it runs */
+int machine_load(struct machine *m, struct err *err);
 
 /* Make the device of disk_cfg[@i] or net_cfg[@i]; vCPUs parked or not yet started. */
 int machine_make_disk(struct machine *m, unsigned i, struct err *err);
@@ -98,6 +105,10 @@ void machine_fill_table(struct machine *m);
 const char *machine_disk_id(const struct machine *m, unsigned i, char *buf);
 const char *machine_net_id(const struct machine *m, unsigned i, char *buf);
 const char *machine_slot_id(const struct machine *m, unsigned slot, char *buf);
+
+/** machine_give_places() - those of the configuration into disk_cfg and net_cfg: first what has a
+ * place of its own, then the others from the front; -EEXIST with a text */
+int machine_give_places(struct machine *m, struct err *err);
 
 /** machine_check_id() - whether the id of a device to be made is free; -EEXIST with a text */
 int machine_check_id(const struct machine *m, unsigned slot, struct err *err);

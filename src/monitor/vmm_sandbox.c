@@ -64,7 +64,8 @@ static int connect_through_keeper(void *arg, const struct sockaddr_un *addr)
 /* In the process of a user network. */
 static int confine_network(struct err *err)
 {
-	static const struct confinement c = { .host_network = true, .shown_file = RESOLV_CONF };
+	static const char *const shown[] = { RESOLV_CONF, NULL };
+	static const struct confinement c = { .host_network = true, .shown = shown };
 	struct sandbox_filters *filters;
 	int ret = sandbox_confine(&c, err);
 
@@ -95,6 +96,8 @@ int vmm_sandbox_start(struct config *cfg, struct vmm_sandbox **ret_sb, struct er
 	console_ask_foreground(in_foreground, sb->keeper);
 	cfg->connect = connect_through_keeper;
 	cfg->connect_arg = sb->keeper;
+	for (unsigned i = 0; i < cfg->disk_count; i++)
+		cfg->disks[i].o.sandbox = true;
 	for (unsigned i = 0; i < cfg->net_count; i++) {
 		cfg->nets[i].net.confine = confine_network;
 		cfg->nets[i].net.connect = connect_through_keeper;

@@ -26,9 +26,4 @@ int vmm_sandbox_close(struct vmm_sandbox *sb, struct loop *loop, struct err *err
 /** vmm_sandbox_filter_loop() - the vCPUs have their threads: the loop thread's own filter */
 int vmm_sandbox_filter_loop(struct vmm_sandbox *sb, struct err *err);
 
-/*
- * Run on every confined thread; a program for tests has one, that tries what an attacker would.
- */
-void sandbox_test_hook(enum sandbox_role role) __attribute__((weak));
-
 #endif

@@ -118,6 +118,7 @@ static int take_given(struct tap *tap, unsigned i, int fd, struct err *err)
 	struct ifreq ifr;
 	int flags = fcntl(fd, F_GETFL);
 
+	/* sandbox: loop: ioctl(*, TUNGETIFF) */
 	memset(&ifr, 0, sizeof(ifr));
 	if (flags < 0)
 		return err_set(err, errno, "fd '%d': %s", fd, strerror(errno));
@@ -127,6 +128,7 @@ static int take_given(struct tap *tap, unsigned i, int fd, struct err *err)
 	    !(ifr.ifr_flags & IFF_NO_PI))
 		return err_set(err, EINVAL, "fd '%d': was not opened with TAP, NO_PI and VNET_HDR",
 			       fd);
+	/* sandbox: loop: fcntl(*, F_GETFL), fcntl(*, F_SETFL), fcntl(*, F_SETFD) */
 	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 		return err_set(err, errno, "fd '%d': %s", fd, strerror(errno));
 	memcpy(tap->name, ifr.ifr_name, sizeof(tap->name));
@@ -168,6 +170,7 @@ static int open_queues(struct tap *tap, const struct net_config *cfg, struct err
 			       cfg->ifname, IFNAMSIZ - 1);
 	strcpy(tap->name, cfg->ifname ? cfg->ifname : NEW_NAME);
 	for (unsigned i = 0; i < tap->be.queues && ret == 0; i++) {
+		/* sandbox: loop: ioctl(*, TUNSETVNETHDRSZ) */
 		ret =
 		    cfg->fd_count ? take_given(tap, i, cfg->fds[i], err) : open_queue(tap, i, err);
 		if (ret == 0 && ioctl(tap->queues[i].fd, TUNSETVNETHDRSZ, &hdr_len) < 0)

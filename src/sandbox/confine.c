@@ -8,6 +8,7 @@
  * and the filters forbid new processes anyway.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
@@ -100,11 +101,15 @@ static int new_namespaces(bool host_network, struct notes *n)
 	return ret;
 }
 
-/* A file of the old root, read-only, in the new one at the same place. */
-static int show_file(const char *path)
+/* A file or folder of the old root in the new one, at the same place. */
+static int show(const char *path)
 {
-	char at[128], *slash;
+	char at[PATH_MAX], *slash;
+	struct stat st;
 	int fd;
+
+	if (stat(path, &st) < 0)
+		return -errno;
 
 	if (snprintf(at, sizeof(at), ".%s", path) >= (int)sizeof(at))
 		return -ENAMETOOLONG;
@@ -114,11 +119,17 @@ static int show_file(const char *path)
 			return -errno;
 		*slash = '/';
 	}
-	fd = open(at, O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
-	if (fd < 0)
-		return -errno;
-	close(fd);
-	if (mount(path, at, NULL, MS_BIND, NULL) < 0)
+	if (S_ISDIR(st.st_mode)) {
+		if (mkdir(at, 0755) < 0 && errno != EEXIST)
+			return -errno;
+	} else {
+		fd = open(at, O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
+		if (fd < 0)
+			return -errno;
+		close(fd);
+	}
+	/* Recursive: what is mounted below may not be uncovered by us. */
+	if (mount(path, at, NULL, MS_BIND | MS_REC, NULL) < 0)
 		return -errno;
 	return 0;
 }
@@ -127,18 +138,18 @@ static int show_file(const char *path)
  * The new root is mounted on /proc, a folder that every system has. pivot_root() onto itself stacks
  * the old root upon the new one, from where it is taken off.
  */
-static int empty_root(const char *shown_file)
+static int empty_root(const char *const *shown)
 {
 	static const char at[] = "/proc";
 
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("none", at, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-		  "size=64k,nr_inodes=16,mode=0555") < 0 ||
+		  "size=256k,nr_inodes=64,mode=0555") < 0 ||
 	    chdir(at) < 0)
 		return -errno;
-	/* Without the file its reader does without: on some hosts it is not there. */
-	if (shown_file)
-		show_file(shown_file);
+	/* Without a file its reader does without: on some hosts it is not there. */
+	for (; shown && *shown; shown++)
+		show(*shown);
 	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
 	    chdir("/") < 0 ||
 	    mount(NULL, "/", NULL,
@@ -178,7 +189,7 @@ int sandbox_confine(const struct confinement *c, struct err *err)
 	int ret = new_namespaces(c->host_network, &n);
 
 	if (ret == 0) {
-		ret = empty_root(c->shown_file);
+		ret = empty_root(c->shown);
 		if (ret < 0)
 			note(&n, "empty root", -ret);
 	}

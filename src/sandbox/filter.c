@@ -52,8 +52,10 @@
 #define ROLE_WORKER (1 << SANDBOX_WORKER)
 #define ROLE_SHARE (1 << SANDBOX_SHARE)
 #define ROLE_NET (1 << SANDBOX_NET)
+#define ROLE_NBD (1 << SANDBOX_NBD)
 #define ROLE_KEEPER (1 << SANDBOX_KEEPER)
-#define ROLE_ALL (ROLE_LOOP | ROLE_VCPU | ROLE_WORKER | ROLE_SHARE | ROLE_NET | ROLE_KEEPER)
+#define ROLE_ALL                                                                                   \
+	(ROLE_LOOP | ROLE_VCPU | ROLE_WORKER | ROLE_SHARE | ROLE_NET | ROLE_NBD | ROLE_KEEPER)
 
 /* What the C library makes a thread with */
 #define CLONE_THREAD_FLAGS                                                                         \
@@ -87,8 +89,9 @@ struct sandbox_filters {
 };
 
 static const char *const role_names[SANDBOX_ROLES] = {
-	[SANDBOX_LOOP] = "loop",   [SANDBOX_VCPU] = "vCPU",   [SANDBOX_WORKER] = "worker",
-	[SANDBOX_SHARE] = "share", [SANDBOX_NET] = "network", [SANDBOX_KEEPER] = "keeper",
+	[SANDBOX_LOOP] = "loop",     [SANDBOX_VCPU] = "vCPU",	[SANDBOX_WORKER] = "worker",
+	[SANDBOX_SHARE] = "share",   [SANDBOX_NET] = "network", [SANDBOX_NBD] = "nbd",
+	[SANDBOX_KEEPER] = "keeper",
 };
 
 /* For the handler alone: which list the thread has. */

@@ -4,7 +4,8 @@
  *
  *   keeper ----- the process that was started: waits for the machine, passes signals on
  *     `- machine ----- loop, vCPU, worker and share threads, in namespaces of their own
- *          `- network ----- one for each user network (net/user_proc.c)
+ *          |- network ----- one for each user network (net/user_proc.c)
+ *          `- NBD client ----- one for each remote disk (src/nbd)
  *
  * The keeper is made first, because a PID namespace begins with a new process. The machine then
  * opens what it needs as the invoking user, and sandbox_confine() takes everything else away while
@@ -27,9 +28,10 @@ enum sandbox_role {
 	SANDBOX_WORKER,
 	SANDBOX_SHARE,
 	SANDBOX_NET,
+	SANDBOX_NBD,
 	SANDBOX_KEEPER
 };
-#define SANDBOX_ROLES 6
+#define SANDBOX_ROLES 7
 
 /* ---- keeper.c ---- */
 
@@ -71,9 +73,9 @@ bool keeper_in_foreground(const struct keeper *keeper);
 /* ---- confine.c ---- */
 
 struct confinement {
-	bool host_network;	/* keeps the host's network */
-	const char *shown_file; /* the one file that stays to be read, or NULL */
-	bool many_files;	/* keeps the limit of open files as it is */
+	bool host_network;	  /* keeps the host's network */
+	const char *const *shown; /* files and folders that stay, ended by NULL; NULL: none */
+	bool many_files;	  /* keeps the limit of open files as it is */
 };
 
 /**
@@ -105,5 +107,10 @@ void sandbox_filters_free(struct sandbox_filters *filters);
  * EPERM, and the first few are told in the log: they are a mistake of ours or an attack.
  */
 int sandbox_filter_thread(const struct sandbox_filters *filters, enum sandbox_role role);
+
+/*
+ * Run on every confined thread; a program for tests has one, that tries what an attacker would.
+ */
+void sandbox_test_hook(enum sandbox_role role) __attribute__((weak));
 
 #endif

@@ -358,14 +358,15 @@ static const struct virtio_dev_ops blk_ops = {
 static void fill_config(struct blk *blk, unsigned queue_count)
 {
 	uint32_t block_sectors = disk_block_size(blk->disk) / DISK_SECTOR;
+	uint32_t blocks = disk_block_size(blk->disk) / disk_sector(blk->disk); /* logical ones */
 
 	blk->config = (struct virtio_blk_config) {
 		.capacity = disk_size(blk->disk) / DISK_SECTOR,
 		.size_max = SIZE_MAX_BYTES,
 		.seg_max = SEG_MAX,
-		.blk_size = DISK_SECTOR,
-		.physical_block_exp = (uint8_t)__builtin_ctz(block_sectors),
-		.min_io_size = (uint16_t)block_sectors,
+		.blk_size = disk_sector(blk->disk),
+		.physical_block_exp = (uint8_t)__builtin_ctz(blocks),
+		.min_io_size = (uint16_t)blocks,
 		.num_queues = (uint16_t)queue_count,
 		.max_discard_sectors = DISCARD_MAX_BYTES / DISK_SECTOR,
 		.max_discard_seg = 1,

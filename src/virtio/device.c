@@ -202,7 +202,7 @@ static void begin_reset(struct virtio_dev *dev)
 		struct virtq *vq = &dev->queues[i];
 
 		pthread_mutex_lock(&vq->lock);
-		vq->running = vq->enabled = false;
+		vq->running = vq->frozen = vq->enabled = false;
 		vq->stopping = true;
 		pthread_mutex_unlock(&vq->lock);
 	}
@@ -306,6 +306,34 @@ void virtio_dev_quiesce(struct virtio_dev *dev)
 		dev->ops->drain(dev);
 }
 
+void virtio_dev_freeze(struct virtio_dev *dev)
+{
+	virtio_dev_quiesce(dev);
+	dev->frozen = true;
+	for (unsigned i = 0; i < dev->queue_count; i++) {
+		struct virtq *vq = &dev->queues[i];
+
+		pthread_mutex_lock(&vq->lock);
+		vq->frozen |= vq->running;
+		vq->running = false;
+		pthread_mutex_unlock(&vq->lock);
+	}
+}
+
+void virtio_dev_thaw(struct virtio_dev *dev)
+{
+	dev->frozen = false;
+	for (unsigned i = 0; i < dev->queue_count; i++) {
+		struct virtq *vq = &dev->queues[i];
+
+		pthread_mutex_lock(&vq->lock);
+		vq->running |= vq->frozen;
+		vq->frozen = false;
+		pthread_mutex_unlock(&vq->lock);
+	}
+	virtio_resume_soon(dev); /* what came from either side meanwhile */
+}
+
 void virtio_dev_reset(struct virtio_dev *dev)
 {
 	pthread_mutex_lock(&dev->lock);
@@ -388,6 +416,8 @@ static int start_loaded(struct virtio_dev *dev, struct err *err)
 		vq->running = false;
 		if (!ret && ready && vq->enabled)
 			ret = virtq_start(vq, dev->accepted, err);
+		vq->frozen = dev->frozen && vq->running;
+		vq->running &= !vq->frozen;
 	}
 	return ret < 0 ? err_set(err, EBADMSG, "saved queues are unusable") : 0;
 }

@@ -89,7 +89,7 @@ void virtq_clear(struct virtq *vq)
 {
 	vq->size = VIRTQ_MAX_SIZE;
 	vq->desc_gpa = vq->avail_gpa = vq->used_gpa = 0;
-	vq->enabled = vq->running = vq->stopping = false;
+	vq->enabled = vq->running = vq->frozen = vq->stopping = false;
 	atomic_store(&vq->vector, VIRTQ_NO_VECTOR);
 	vq->last_avail = vq->used_idx = vq->signalled_used = 0;
 }
@@ -336,7 +336,7 @@ void virtq_save(struct virtq *vq, struct snap_writer *w)
 	snap_put_u64(w, vq->avail_gpa);
 	snap_put_u64(w, vq->used_gpa);
 	snap_put_u8(w, vq->enabled);
-	snap_put_u8(w, vq->running);
+	snap_put_u8(w, vq->running || vq->frozen);
 	snap_put_u16(w, atomic_load(&vq->vector));
 	snap_put_u16(w, vq->last_avail);
 	snap_put_u16(w, vq->used_idx);

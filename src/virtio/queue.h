@@ -37,6 +37,7 @@ struct virtq {
 
 	bool running; /* enabled, valid, and the driver is ready: chains may be taken and given back
 		       */
+	bool frozen;  /* would be running, but the machine is paused */
 	bool stopping; /* a reset waits for the chains that are out */
 	bool event_idx, indirect;
 	uint8_t *desc, *avail, *used; /* in guest RAM; valid while running */

@@ -75,6 +75,7 @@ struct virtio_dev {
 	uint32_t feature_select, driver_feature_select;
 	uint16_t queue_select;
 	atomic_uint status;
+	bool frozen;	/* see virtio_dev_freeze(); loop thread, vCPUs parked */
 	bool resetting; /* the driver asked for a reset; chains are still out */
 	uint8_t config_generation;
 	unsigned config_len;
@@ -121,6 +122,12 @@ int virtio_pci_init(struct virtio_dev *dev, unsigned slot, struct err *err);
 /* For the machine: one row of its device table; loop thread, vCPUs parked */
 void virtio_dev_reset(struct virtio_dev *dev);
 void virtio_dev_quiesce(struct virtio_dev *dev);
+/*
+ * As virtio_dev_quiesce(), and nothing is taken from the driver or given to it until the thaw:
+ * neither guest RAM nor the queues change meanwhile.
+ */
+void virtio_dev_freeze(struct virtio_dev *dev);
+void virtio_dev_thaw(struct virtio_dev *dev);
 void virtio_dev_save(struct virtio_dev *dev, struct snap_writer *w);
 int virtio_dev_load(struct virtio_dev *dev, struct snap_reader *r, struct err *err);
 void virtio_dev_free(struct virtio_dev *dev); /* NULL is fine; vCPU threads have ended */

@@ -154,20 +154,39 @@ int vm_park(struct vm *vm, struct err *err)
 	return 0;
 }
 
+static void stop_time(struct vm *vm, bool stopped)
+{
+	if (vm->accel->stop_time)
+		vm->accel->stop_time(vm->accel_vm, stopped);
+	if (vm->ops->stop_time)
+		vm->ops->stop_time(vm->opaque, stopped);
+}
+
 int vm_pause(struct vm *vm, struct err *err)
 {
 	int ret = vm_park(vm, err);
 
 	if (ret < 0)
 		return ret;
+	if (!vm->frozen)
+		stop_time(vm, true);
+	vm->frozen = true;
 	for (unsigned i = 0; i < vm->device_count; i++)
-		if (vm->devices[i].quiesce)
-			vm->devices[i].quiesce(vm->devices[i].dev);
+		if (vm->devices[i].freeze)
+			vm->devices[i].freeze(vm->devices[i].dev);
 	return 0;
 }
 
 void vm_resume(struct vm *vm)
 {
+	/* Before the vCPUs run: a frozen device does not hear them. */
+	if (vm->frozen && vm->pause_depth == 1) {
+		for (unsigned i = 0; i < vm->device_count; i++)
+			if (vm->devices[i].thaw)
+				vm->devices[i].thaw(vm->devices[i].dev);
+		stop_time(vm, false);
+		vm->frozen = false;
+	}
 	pthread_mutex_lock(&vm->lock);
 	if (vm->pause_depth)
 		vm->pause_depth--;
@@ -195,7 +214,7 @@ static int power_on(struct vm *vm, struct err *err)
 	ret = vm->accel->reset(vm->accel_vm, err);
 	if (ret == 0)
 		ret = vm->accel->vcpu_get_state(vm->cpus[0].vcpu, state, err);
-	if (ret == 0)
+	if (ret == 0 && !vm->skip_boot)
 		ret = vm->ops->boot(vm->opaque, state, err);
 	/* The counters run on meanwhile, in step on all processors: leave them alone. */
 	state->tsc = 0;
@@ -367,6 +386,17 @@ int vm_start(struct vm *vm, struct err *err)
 	}
 	vm->started = true;
 	return 0;
+}
+
+int vm_start_to_load(struct vm *vm, struct err *err)
+{
+	int ret = vm_pause(vm, err);
+
+	vm->skip_boot = true;
+	if (ret == 0)
+		ret = vm_start(vm, err);
+	vm->skip_boot = false;
+	return ret;
 }
 
 int vm_stop(struct vm *vm)

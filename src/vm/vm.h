@@ -52,6 +52,8 @@ struct vm_ops {
 	int (*boot)(void *opaque, struct vcpu_state *state, struct err *err);
 	/* The machine has stopped for good because of @req; vCPUs are parked. Loop thread. */
 	void (*stopped)(void *opaque, const struct vm_request *req);
+	/* The devices' time stands still from @stopped to !@stopped. Loop thread; may be NULL. */
+	void (*stop_time)(void *opaque, bool stopped);
 	/* The machine was reset and is about to run. Loop thread; may be NULL. */
 	void (*was_reset)(void *opaque);
 };
@@ -61,7 +63,9 @@ struct vm_device {
 	const char *name;
 	void *dev;
 	void (*reset)(void *dev);
-	void (*quiesce)(void *dev); /* finish what is in flight; vCPUs are parked */
+	/* Finish what is in flight, and leave RAM alone from then on; vCPUs are parked */
+	void (*freeze)(void *dev);
+	void (*thaw)(void *dev);
 	void (*save)(void *dev, struct snap_writer *w);
 	int (*load)(void *dev, struct snap_reader *r, struct err *err);
 };
@@ -106,8 +110,10 @@ struct vm {
 
 	int wake_fd; /* eventfd: a request waits */
 	struct loop_fd *wake_source;
-	bool started; /* RAM has been used */
-	bool stopped; /* ops->stopped() was called */
+	bool skip_boot; /* the next power-on leaves RAM as it is: state will be loaded */
+	bool frozen;	/* the devices */
+	bool started;	/* RAM has been used */
+	bool stopped;	/* ops->stopped() was called */
 
 	pthread_mutex_t lock; /* guards what follows and vm_cpu.parked */
 	pthread_cond_t parked_cond, run_cond;
@@ -137,6 +143,9 @@ void vm_set_devices(struct vm *vm, const struct vm_device *table, unsigned count
 /** vm_start() - boot and start the vCPU threads (paused when vm_pause() came before) */
 int vm_start(struct vm *vm, struct err *err);
 
+/** vm_start_to_load() - the same without a kernel, for vm_load(); paused */
+int vm_start_to_load(struct vm *vm, struct err *err);
+
 /**
  * vm_request() - ask for a change of the machine's life; any thread
  * @code: for VM_DEBUG_EXIT
@@ -147,7 +156,8 @@ int vm_start(struct vm *vm, struct err *err);
 void vm_request(struct vm *vm, enum vm_request_kind kind, uint32_t code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/** vm_pause() - park all vCPUs; nests. Return: 0; -ETIMEDOUT when one does not stop */
+/** vm_pause() - park all vCPUs, freeze the devices, stop the guest's time; nests. Return: 0;
+ * -ETIMEDOUT when one does not stop */
 int vm_pause(struct vm *vm, struct err *err);
 void vm_resume(struct vm *vm);
 

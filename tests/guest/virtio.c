@@ -40,7 +40,15 @@
 #define WAIT_TSC 6000000000ull
 #define RACE_TSC 1500000000ull
 
-enum { ID_NET = 1, ID_BLK = 2, ID_CONSOLE = 3, ID_RNG = 4 };
+enum {
+	ID_NET = 1,
+	ID_BLK = 2,
+	ID_CONSOLE = 3,
+	ID_RNG = 4,
+	ID_BALLOON = 5,
+	ID_VSOCK = 19,
+	ID_FS = 26
+};
 
 struct desc {
 	u64 addr;
@@ -103,10 +111,11 @@ static void find(unsigned slot)
 	static const struct {
 		unsigned id, q;
 		const char *name;
-	} known[] = { { ID_NET, 1, "net" },
-		      { ID_BLK, 0, "blk" },
-		      { ID_CONSOLE, 1, "console" },
-		      { ID_RNG, 0, "rng" } };
+	} known[] = {
+		{ ID_NET, 1, "net" }, { ID_BLK, 0, "blk" },	    { ID_CONSOLE, 1, "console" },
+		{ ID_RNG, 0, "rng" }, { ID_BALLOON, 0, "balloon" }, { ID_VSOCK, 1, "vsock" },
+		{ ID_FS, 1, "fs" }
+	};
 	struct device *d = &devices[device_count];
 	u32 id = pci_read(slot, 0);
 
@@ -265,6 +274,20 @@ static void good_chain(struct device *d)
 		break;
 	case ID_RNG:
 		desc[0] = (struct desc) { data, 64, D_WRITE, 0 };
+		break;
+	case ID_BALLOON: /* pages that are not there, whatever part of it is taken for a list */
+		memset(d->data, 0xff, 4096);
+		desc[0] = (struct desc) { data, 16, 0, 0 };
+		break;
+	case ID_VSOCK: /* a packet of nobody: not answered */
+		desc[0] = (struct desc) { data, 44, 0, 0 };
+		break;
+	case ID_FS: /* an operation that there is none of */
+		((u32 *)d->data)[0] = 40;
+		((u32 *)d->data)[1] = 9999;
+		((u32 *)d->data)[2] = 1;
+		desc[0] = (struct desc) { data, 40, D_NEXT, 1 };
+		desc[1] = (struct desc) { data + 512, 64, D_WRITE, 0 };
 		break;
 	}
 }
@@ -438,6 +461,62 @@ static const struct attack attacks[] = {
 	{ "a next one out of an indirect table", indirect_next_out },
 };
 
+/* ---- chains that are whole, and make no sense to their device ---- */
+
+static void eight_bytes(struct device *d)
+{
+	memset(d->data, 0, 4096);
+	set(d, 0, (ulong)d->data, 8, D_NEXT, 1);
+	set(d, 1, (ulong)d->data + 512, 64, D_WRITE, 0);
+}
+
+static void no_status(struct device *d)
+{
+	good_chain(d);
+	set(d, 0, (ulong)d->data, 16, 0, 0);
+}
+
+static void longer_than_it_is(struct device *d)
+{
+	good_chain(d);
+	((u32 *)d->data)[d->id == ID_VSOCK ? 6 : 0] = 0xffffffff;
+}
+
+static void one_more_than_it_is(struct device *d)
+{
+	good_chain(d);
+	((u32 *)d->data)[d->id == ID_VSOCK ? 6 : 0]++;
+}
+
+static void half_a_number(struct device *d)
+{
+	good_chain(d);
+	d->queue.desc[0].len = 6;
+}
+
+static void long_list(struct device *d)
+{
+	good_chain(d);
+	d->queue.desc[0].len = 0x100000;
+}
+
+static const struct {
+	unsigned id;
+	struct attack attack;
+} own_attacks[] = {
+	{ ID_BLK, { "a request without a header", eight_bytes } },
+	{ ID_BLK, { "a request without a status", no_status } },
+	{ ID_NET, { "a frame without a header", eight_bytes } },
+	{ ID_VSOCK, { "a packet without a header", eight_bytes } },
+	{ ID_VSOCK, { "a packet of 4 GiB", longer_than_it_is } },
+	{ ID_VSOCK, { "a packet that is cut short", one_more_than_it_is } },
+	{ ID_BALLOON, { "a page and a half", half_a_number } },
+	{ ID_BALLOON, { "a list of a mebibyte", long_list } },
+	{ ID_FS, { "a request without a header", eight_bytes } },
+	{ ID_FS, { "a request of 4 GiB", longer_than_it_is } },
+	{ ID_FS, { "a request that is cut short", one_more_than_it_is } },
+};
+
 static const char *label(struct device *d, const char *what)
 {
 	static char text[96];
@@ -467,17 +546,24 @@ static void expect_needs_reset(struct device *d, const char *what)
 		ok(label(d, what));
 }
 
+static void attack(struct device *d, const struct attack *a)
+{
+	if (!begin(d)) {
+		fail(label(d, a->name), "it does not begin");
+		return;
+	}
+	a->make(d);
+	offer(d, 0);
+	expect_needs_reset(d, a->name);
+}
+
 static void chains(struct device *d)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(attacks); i++) {
-		if (!begin(d)) {
-			fail(label(d, attacks[i].name), "it does not begin");
-			return;
-		}
-		attacks[i].make(d);
-		offer(d, 0);
-		expect_needs_reset(d, attacks[i].name);
-	}
+	for (unsigned i = 0; i < ARRAY_LEN(attacks); i++)
+		attack(d, &attacks[i]);
+	for (unsigned i = 0; i < ARRAY_LEN(own_attacks); i++)
+		if (own_attacks[i].id == d->id)
+			attack(d, &own_attacks[i].attack);
 	begin(d);
 	good_chain(d);
 	offer(d, QSIZE);

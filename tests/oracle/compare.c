@@ -26,6 +26,7 @@
 #define FLAGS_COMPARED 0x277fd5u /* CF..OF, IOPL, NT, RF, AC, ID */
 
 bool oracle_exact_flags;
+const char *oracle_accel_debug;
 
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					   "r8",  "r9",	 "r10", "r11", "r12", "r13", "r14", "r15" };

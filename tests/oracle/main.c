@@ -383,7 +383,7 @@ static void usage(void)
 	      "[--replay FILE]...\n"
 	      "                   [--cases DIR] [--report DIR] [--max-reports N] [--coverage] "
 	      "[--rules] [--alignment-check]\n"
-	      "                   [--exact-flags] [--strict] [--verbose]\n",
+	      "                   [--exact-flags] [--accel-debug TEXT] [--strict] [--verbose]\n",
 	      stderr);
 	exit(2);
 }
@@ -464,6 +464,7 @@ enum opt {
 	OPT_VERBOSE,
 	OPT_AC,
 	OPT_EXACT,
+	OPT_DEBUG,
 	OPT_STRICT
 };
 
@@ -485,6 +486,7 @@ static const struct option options[] = {
 	{ "rules", 0, NULL, OPT_RULES },
 	{ "alignment-check", 0, NULL, OPT_AC },
 	{ "exact-flags", 0, NULL, OPT_EXACT },
+	{ "accel-debug", 1, NULL, OPT_DEBUG },
 	{ "strict", 0, NULL, OPT_STRICT },
 	{ "verbose", 0, NULL, OPT_VERBOSE },
 	{ NULL, 0, NULL, 0 },
@@ -551,6 +553,9 @@ static void parse(struct app *a, struct files *f, int argc, char **argv)
 			break;
 		case OPT_EXACT:
 			oracle_exact_flags = true;
+			break;
+		case OPT_DEBUG:
+			oracle_accel_debug = optarg;
 			break;
 		case OPT_AC:
 			a->gen.alignment_check = true;

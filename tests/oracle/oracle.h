@@ -40,7 +40,7 @@ enum oracle_page {
 
 #define CODE_BASE 0x10000000ull
 #define DATA_BASE 0x10010000ull
-#define HIGH_BASE 0x123456789000ull
+#define HIGH_BASE 0x5e3456789000ull
 #define LOW_BASE 0x6000ull
 
 extern const uint64_t oracle_page_va[PAGE_COUNT];
@@ -157,6 +157,7 @@ void image_collect(const struct oracle_image *im, uint8_t *const live[PAGE_COUNT
 
 /* The translator runs with exact flags: they are compared in every exception frame. */
 extern bool oracle_exact_flags;
+extern const char *oracle_accel_debug; /* options of the accelerator, or NULL */
 
 /*
  * Whether the page for 16-bit addresses is there: the host may keep ordinary users from

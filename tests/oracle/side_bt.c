@@ -133,13 +133,15 @@ static int bt_init(void **ret_ctx)
 {
 	static const struct bus_ops slot_ops = { slot_read, slot_write };
 	struct bt *b = calloc(1, sizeof(*b));
-	struct accel_config cfg = { .vcpu_count = 1,
-				    .debug = oracle_exact_flags ? "exact-flags" : NULL };
+	char debug[128];
+	struct accel_config cfg = { .vcpu_count = 1, .debug = debug };
 	struct err e = { "" };
 	pthread_t thread;
 
 	if (!b)
 		return -1;
+	snprintf(debug, sizeof(debug), "%s,%s", oracle_exact_flags ? "exact-flags" : "",
+		 oracle_accel_debug ? oracle_accel_debug : "");
 	log_init("eyot-oracle", LOG_ERROR); /* not every instruction that is undefined on purpose */
 	if (guest_mem_init(&b->mem, RAM_BYTES, &e) < 0)
 		return fail("no guest memory", &e);

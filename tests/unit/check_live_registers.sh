@@ -19,9 +19,10 @@ for obj in $bt $lapic; do
 	# set-up and end, the log, devices: all with the state parked
 	accel_bt.c.o) parked='calloc|free|mmap64|munmap|mprotect|madvise|strlen|strstr|strchr|snprintf|log_msg|err_set
 		|pthread_mutex_(init|destroy)|timer_delete|snap_.*' ;;
-	signals.c.o) parked='pthread_sigmask|sigaction|signal|sigemptyset|sigaddset|__libc_current_sigrtmin
+	signals.c.o) parked='getauxval|pthread_sigmask|sigaction|signal|sigemptyset|sigaddset|__libc_current_sigrtmin
 		|timer_(create|delete)' ;;
 	run.c.o | mmu.c.o) parked='bus_(read|write)' ;;
+	window.c.o) parked='mmap64|munmap|getauxval|log_msg' ;;
 	cache.c.o) parked='mmap64|munmap|err_set' ;;
 	sys.c.o) parked='log_msg|snprintf' ;; # the log of unsupported instructions
 	sys_cpuid.c.o) parked='err_set' ;;

@@ -658,6 +658,45 @@ static void test_save_and_load(void **state)
 	snap_writer_done(&w);
 }
 
+/* Frames that come while the machine is paused change nothing of the guest's; then all go on. */
+static void test_frozen(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *before = malloc(MIB(1));
+	struct snap_writer w;
+	struct snap_reader r;
+	struct err err;
+	uint32_t len;
+
+	start(f, 0);
+	buffers(f, RX, 3, 2048);
+	transmit(f, TX, &plain, 60);
+	assert_int_equal(f->net.sent_count, 1);
+	virtio_dev_freeze(f->dev);
+	memcpy(before, at(f, 0), MIB(1));
+	arrives(f, 60);
+	machine_run(&f->m, 2);
+	assert_memory_equal(before, at(f, 0), MIB(1));
+	assert_int_equal(f->net.first, 0); /* it waits outside */
+	assert_int_equal(q_used_idx(&f->d, &f->d.q[RX]), 0);
+	transmit(f, TX, &plain, 61);
+	machine_run(&f->m, 2);
+	assert_int_equal(f->net.sent_count, 1);
+	snap_writer_init(&w);
+	virtio_dev_save(f->dev, &w);
+	/* State that is loaded is frozen as well. */
+	snap_reader_init(&r, w.data, w.len);
+	assert_int_equal(virtio_dev_load(f->dev, &r, &err), 0);
+	snap_writer_done(&w);
+	machine_run(&f->m, 2);
+	assert_int_equal(q_used_idx(&f->d, &f->d.q[RX]), 0);
+	virtio_dev_thaw(f->dev);
+	assert_true(q_wait(&f->d, &f->d.q[RX], NULL, &len));
+	assert_int_equal(len, HDR + 60);
+	assert_int_equal(f->net.sent_count, 2);
+	free(before);
+}
+
 #define THREAD_FRAMES 3000
 
 /* A vCPU that sends as fast as it can */
@@ -743,6 +782,7 @@ int main(void)
 		T(test_rate),
 		T(test_pcap),
 		T(test_save_and_load),
+		T(test_frozen),
 		T(test_threads),
 	};
 

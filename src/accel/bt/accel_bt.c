@@ -7,6 +7,7 @@
 
 #include "accel/bt/cache.h"
 #include "accel/bt/sys.h"
+#include "accel/bt/window.h"
 #include "accel/clock.h"
 #include "base/log.h"
 #include "hw/ioapic.h"
@@ -17,7 +18,7 @@
 
 /* ---- time ---- */
 
-static uint64_t mono_ns(void)
+static uint64_t host_ns(void)
 {
 	struct timespec ts;
 
@@ -30,9 +31,20 @@ static uint64_t rdtsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
+/* The host's clocks, which seem to stand while the guest's do. */
+static uint64_t seen_tsc(const struct bt_vm *vm)
+{
+	return vm->stopped_tsc ? vm->stopped_tsc : rdtsc();
+}
+
+static uint64_t seen_ns(const struct bt_vm *vm)
+{
+	return vm->stopped_ns ? vm->stopped_ns : host_ns();
+}
+
 uint64_t bt_guest_tsc(struct bt_cpu *cpu)
 {
-	return rdtsc() + cpu->tsc_offset;
+	return seen_tsc(cpu->vm) + cpu->tsc_offset;
 }
 
 static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
@@ -100,7 +112,7 @@ static void op_timer_arm(void *opaque, uint64_t deadline_ns)
 
 static uint64_t op_now_ns(void *opaque)
 {
-	return mono_ns();
+	return seen_ns(((struct bt_cpu *)opaque)->vm);
 }
 
 static uint64_t op_guest_tsc(void *opaque)
@@ -111,7 +123,7 @@ static uint64_t op_guest_tsc(void *opaque)
 static uint64_t op_tsc_to_ns(void *opaque, uint64_t tsc)
 {
 	struct bt_cpu *cpu = opaque;
-	uint64_t now = bt_guest_tsc(cpu), ns = mono_ns();
+	uint64_t now = bt_guest_tsc(cpu), ns = seen_ns(cpu->vm);
 
 	if ((int64_t)(tsc - now) <= 0)
 		return ns;
@@ -190,7 +202,8 @@ static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
 	struct bt_cache *c = vm->cache;
-	uint64_t exits[EXIT_KINDS] = { 0 }, fills = 0, mmio = 0, jc_clears = 0, flushes = 0;
+	uint64_t exits[EXIT_KINDS] = { 0 }, fills = 0, mmio = 0, jc_clears = 0, flushes = 0,
+		 windows[4] = { 0 };
 
 	for (unsigned i = 0; i < vm->count; i++) {
 		if (!vm->cpus[i])
@@ -201,17 +214,24 @@ static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
 		mmio += vm->cpus[i]->stat_mmio;
 		jc_clears += vm->cpus[i]->stat_jc_clears;
 		flushes += vm->cpus[i]->stat_tlb_flushes;
+		windows[0] += vm->cpus[i]->stat_windows;
+		windows[1] += vm->cpus[i]->stat_window_maps;
+		windows[2] += vm->cpus[i]->stat_window_drops;
+		windows[3] += vm->cpus[i]->stat_window_plain;
 	}
 	snprintf(buf, size,
 		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes "
 		 "%llu\nhot_bytes %zu\n"
-		 "cold_bytes %zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect "
+		 "windows %llu\nwindow_maps %llu\nwindow_drops %llu\nwindow_plain %llu\ncold_bytes "
+		 "%zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect "
 		 "%llu\nexits_sys %llu\n"
 		 "exits_next %llu\nexits_poll %llu\ntlb_fills %llu\ntlb_flushes "
 		 "%llu\njump_cache_clears %llu\nmmio %llu\n",
 		 (unsigned long long)c->stat_blocks, (unsigned long long)c->stat_invalidated,
 		 (unsigned long long)c->stat_flushes, (unsigned long long)c->stat_guest_bytes,
-		 (size_t)(c->hot - c->hot_start), (size_t)(c->cold - c->cold_start), c->arena_used,
+		 (size_t)(c->hot - c->hot_start), (unsigned long long)windows[0],
+		 (unsigned long long)windows[1], (unsigned long long)windows[2],
+		 (unsigned long long)windows[3], (size_t)(c->cold - c->cold_start), c->arena_used,
 		 (unsigned long long)exits[EXIT_DIRECT], (unsigned long long)exits[EXIT_INDIRECT],
 		 (unsigned long long)exits[EXIT_SYS], (unsigned long long)exits[EXIT_NEXT],
 		 (unsigned long long)exits[EXIT_POLL], (unsigned long long)fills,
@@ -228,6 +248,7 @@ static void bt_vm_free(struct accel_vm *avm)
 	pic_free(vm->pic);
 	ioapic_free(vm->ioapic);
 	lapic_set_free(vm->lapics);
+	bt_windows_free(vm);
 	bt_cache_free(vm);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->exclusive);
@@ -251,6 +272,8 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 	vm->opt_nogroup = has_word(cfg->debug, "nogroup");
 	vm->opt_noside = has_word(cfg->debug, "noside");
 	vm->opt_nofast = has_word(cfg->debug, "nofast");
+	vm->opt_window = has_word(cfg->debug, "window");
+	vm->opt_nowindow = has_word(cfg->debug, "nowindow");
 	vm->opt_stats = has_word(cfg->debug, "stats");
 	vm->membarrier =
 	    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
@@ -267,6 +290,8 @@ static int bt_vm_new(const struct accel_config *cfg, struct accel_vm **ret_vm,
 								     : CACHE_DEFAULT,
 				 err);
 	}
+	if (!r)
+		bt_windows_new(vm);
 	if (!r && (r = lapic_set_new(vm->count, &vm->lapics)))
 		err_set(err, -r, "bt: cannot make the local APICs");
 	if (!r)
@@ -358,6 +383,7 @@ static int bt_vcpu_new(struct accel_vm *avm, unsigned index, struct accel_vcpu *
 		cpu_unmap(cpu);
 		return err_set(err, ENOMEM, "bt: out of memory for vCPU %u", index);
 	}
+	cpu->window_mask = WINDOW_MASK;
 	bt_jc_forget(cpu);
 	bt_tlb_flush_all(cpu);
 	cpu->lapic = lapic_set_init(vm->lapics, index, &lapic_ops, cpu);
@@ -450,7 +476,8 @@ static void set_tsc(struct bt_cpu *cpu, uint64_t tsc)
 {
 	uint64_t near =
 	    cpu->index && cpu->vm->cpus[0] ? cpu->vm->cpus[0]->tsc_offset : cpu->tsc_offset;
-	int64_t off = (int64_t)(tsc - rdtsc() - near), second = (int64_t)cpu->vm->tsc_khz * 1000;
+	int64_t off = (int64_t)(tsc - seen_tsc(cpu->vm) - near),
+		second = (int64_t)cpu->vm->tsc_khz * 1000;
 
 	if (tsc && (off > second || off < -second))
 		cpu->tsc_offset = near + off;
@@ -556,6 +583,24 @@ static int bt_load(struct accel_vm *avm, struct snap_reader *r, struct err *err)
 	return ret;
 }
 
+static void bt_stop_time(struct accel_vm *avm, bool stopped)
+{
+	struct bt_vm *vm = (struct bt_vm *)avm;
+	uint64_t tsc = rdtsc(), ns = host_ns();
+
+	if (stopped) {
+		vm->stopped_tsc = tsc;
+		vm->stopped_ns = ns;
+		return;
+	}
+	for (unsigned i = 0; i < vm->count; i++)
+		vm->cpus[i]->tsc_offset -= tsc - vm->stopped_tsc;
+	ns -= vm->stopped_ns;
+	vm->stopped_tsc = vm->stopped_ns = 0;
+	for (unsigned i = 0; i < vm->count; i++)
+		lapic_timer_shift(vm->cpus[i]->lapic, ns);
+}
+
 static int bt_reset(struct accel_vm *avm, struct err *err)
 {
 	struct bt_vm *vm = (struct bt_vm *)avm;
@@ -589,6 +634,7 @@ const struct accel_ops accel_bt = {
 	.vcpu_set_state = bt_set_state,
 	.save = bt_save,
 	.load = bt_load,
+	.stop_time = bt_stop_time,
 	.reset = bt_reset,
 	.stats = bt_stats,
 };

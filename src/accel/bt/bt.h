@@ -132,6 +132,9 @@ enum {
 	(1u << 12) /* exact flags, as code that may overwrite itself needs; never in cpu->key */
 #define KEY_PLAIN                                                                                  \
 	(1u << 10) /* variant of a block without groups; never in cpu->key (see translate.c) */
+#define KEY_WINDOW                                                                                 \
+	(1u << 13) /* the address space has a window, see window.c; only with MODE_64 | KEY_USER   \
+		    */
 #define KEY_ALIGN (1u << 9) /* alignment checking is on: every access takes the slow path */
 
 /* ---- software TLB ---- */
@@ -202,7 +205,8 @@ struct bt_tlb {
 #define JC_GENERATION 4 /* keeps pairs together */
 #define JC_PAGES 32768
 #define FIND_SIZE 32768
-enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_OTHER, JC_CLASSES };
+enum { JC_KERNEL, JC_KERNEL_AC, JC_USER64, JC_USER32, JC_WINDOW, JC_OTHER, JC_CLASSES };
+#define JC_USER_CLASSES (1u << JC_USER64 | 1u << JC_USER32 | 1u << JC_WINDOW)
 
 /* Which virtual pages entries stand on, hashed to one bit each, so that dropping a page of data
  * costs them nothing. */
@@ -230,10 +234,12 @@ struct bt_itlb {
 
 struct bt_block;
 struct bt_vm;
+struct bt_window;
 
 #define EXIT_KINDS 5 /* of enum bt_exit_kind */
 
 #define BT_GROUP_SLOTS 6
+#define BT_WINDOWS 4 /* of a VM */
 
 struct bt_cpu {
 	/* What translated code needs most, in its 128 bytes; see emit.h. */
@@ -251,7 +257,11 @@ struct bt_cpu {
 	uint32_t key;
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset */
 	uint64_t host_rsp;
-	uint64_t exit_info; /* why and where translated code was left */
+	uint64_t host_fs;     /* fs base of C code on this thread */
+	uint64_t window_base; /* fs base of translated code with KEY_WINDOW */
+	uint64_t window_mask; /* WINDOW_MASK */
+	uint64_t window_low;  /* what to add to addresses in the window's lower part */
+	uint64_t exit_info;   /* why and where translated code was left */
 	uint8_t bounce[8192] __attribute__((
 	    aligned(4096))); /* stands in for memory that has no plain host address */
 	struct bt_tlb tlb[TLB_CLASSES];
@@ -267,9 +277,17 @@ struct bt_cpu {
 	 * jc_last is the newest.
 	 */
 	struct bt_space {
-		uint64_t cr3;	 /* with the PCID; SPACE_NONE in free ones */
-		uint32_t gen[2]; /* of JC_USER64 and JC_USER32, while it is not the present one */
+		uint64_t cr3;		  /* with the PCID; SPACE_NONE in free ones */
+		uint32_t gen[JC_CLASSES]; /* of the user classes, while it is not the present one */
 		struct bt_jc_pages pages;
+		struct bt_window *window;	  /* or NULL */
+		uint64_t window_base, window_low; /* its parts' distances */
+		bool window_on;			  /* it is in use */
+		bool window_stale;		  /* and must be looked at before */
+		struct bt_heat {
+			int credit;	  /* what its window may cost now */
+			unsigned flushes; /* since the last look */
+		} heat;
 	} spaces[SPACES];
 	unsigned space, space_next; /* the present one; the next to be given up */
 	uint32_t jc_last[JC_CLASSES];
@@ -335,7 +353,14 @@ struct bt_cpu {
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
 	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears,
-	    stat_mmio;
+	    stat_mmio, stat_window_maps, stat_window_plain, stat_window_drops, stat_windows;
+	uint64_t window_tick; /* CLOCK_MONOTONIC at the last look at the heat */
+	bool step, stepping;  /* the next instruction, this one, runs without it */
+	struct {
+		uint64_t la, cr3; /* la 0: none */
+		uint32_t error;
+		bool write;
+	} window_pf; /* the last that an access to the window led to, until it has been mapped */
 };
 
 enum {
@@ -365,11 +390,14 @@ struct bt_vm {
 	struct bt_cache *cache;
 	atomic_uint unsupported; /* instructions met that have no handler, for the log */
 	uint64_t tsc_khz;
+	uint64_t stopped_tsc, stopped_ns; /* the host's, since when guest time stands; 0: it runs */
 	uint64_t clock_tsc,
 	    clock_ns;	      /* kvm-clock showed clock_ns when the guest's TSC was clock_tsc */
 	bool clock_loaded;    /* clock_ns came with loaded state and waits for its TSC */
 	bool opt_exact_flags; /* debug: flags are kept exact even where they are dead */
 	bool opt_nolink, opt_nogroup, opt_noside, opt_nofast, opt_stats;
+	bool opt_window, opt_nowindow; /* windows for all address spaces at once, for none */
+	struct bt_window *windows[BT_WINDOWS];
 	bool membarrier; /* the host has it, see own_page() */
 };
 

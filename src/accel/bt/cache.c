@@ -179,7 +179,7 @@ static void unlink_out(struct bt_cache *c, struct bt_exit *e)
 	patch_rel32(c->base + e->patch, c->base + e->stub);
 }
 
-static void invalidate(struct bt_vm *vm, struct bt_block *b)
+void bt_cache_drop(struct bt_vm *vm, struct bt_block *b)
 {
 	struct bt_cache *c = vm->cache;
 
@@ -233,7 +233,7 @@ void bt_cache_written(struct bt_vm *vm, uint64_t gpa, uint64_t len)
 		for (struct bt_block *b = vm->cache->page_blocks[page], *next; b; b = next) {
 			next = *list_next(vm, b, page);
 			if (overlaps(b, gpa, len))
-				invalidate(vm, b);
+				bt_cache_drop(vm, b);
 		}
 		/* so marked for a block that then did not come to stand there */
 		if (!vm->cache->page_blocks[page])

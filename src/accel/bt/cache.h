@@ -74,6 +74,7 @@ struct bt_fault_site {
 	uint32_t host_off; /* from the cache's start */
 	int16_t guest_off;
 	bool flags_in_slot;
+	bool window; /* an access to the window */
 };
 
 /* Host addresses are offsets from the cache's start. */
@@ -93,17 +94,22 @@ struct bt_block {
 	struct bt_fault_site *faults;
 };
 
-struct bt_stubs {
+/* Ways between C and translated code. */
+struct bt_ways {
 	/* C calls these */
 	const struct bt_exit *(*enter_jc)(struct bt_cpu *cpu, const void *code, uint64_t index);
 	const struct bt_exit *(*enter_at)(struct bt_cpu *cpu, const void *code);
 	/* translated code jumps or calls these */
 	const uint8_t *exit_hw, *exit_slot; /* T1: struct bt_exit */
 	const uint8_t *jc_exit;		    /* T0: guest rip; flags in the slot */
-	const uint8_t
-	    *jc_miss[JC_CLASSES];     /* and T1: index that missed; looks beside it, then leaves */
-	const uint8_t *slow, *commit; /* called; T0: address, T1: struct bt_access */
+	const uint8_t *slow, *commit;	    /* called; T0: address, T1: struct bt_access */
 	const uint8_t *seg, *check;
+};
+
+struct bt_stubs {
+	struct bt_ways ways[2];		    /* [1]: for code with KEY_WINDOW; they change fs, too */
+	const uint8_t *jc_miss[JC_CLASSES]; /* T0: guest rip, T1: index that missed; looks beside
+					       it, then leaves */
 	const uint8_t
 	    *stack_page[TLB_CLASSES]; /* called; T1: TLB index of a write tag that hit; keeps T0 */
 	const uint8_t *landing;	      /* where the signal handler sends a faulting thread */
@@ -131,7 +137,9 @@ struct bt_cache {
 	size_t page_count;
 	struct bt_stubs stubs;
 	struct bt_exit miss_exit;
-	bool rorx; /* the host has BMI2 */
+	bool rorx;		   /* the host has BMI2 */
+	uint64_t window_low[1024]; /* instructions whose address was in a window's lower part,
+				      hashed to a bit each: a guess for translation */
 	uint64_t stat_blocks, stat_flushes, stat_invalidated, stat_guest_bytes;
 };
 
@@ -148,12 +156,24 @@ struct bt_block *bt_cache_find(struct bt_vm *vm, uint64_t gpa, uint64_t gpa2, ui
 void bt_cache_insert(struct bt_vm *vm, struct bt_block *b);
 void bt_cache_link(struct bt_cache *c, struct bt_exit *e, struct bt_block *target);
 
+/** bt_cache_drop() - drop one block; under vm->lock */
+void bt_cache_drop(struct bt_vm *vm, struct bt_block *b);
+
 /** bt_cache_flush() - drop all blocks; only inside bt_exclusive_begin/end, with vm->lock */
 void bt_cache_flush(struct bt_vm *vm);
 
 /** bt_cache_written() - guest memory was written: drop the blocks on [@gpa, @gpa+@len); takes
  * vm->lock */
 void bt_cache_written(struct bt_vm *vm, uint64_t gpa, uint64_t len);
+
+/** bt_window_hint() - the bit of window_low[] for an instruction */
+static inline uint64_t *bt_window_hint(struct bt_cache *c, uint64_t gpa, uint64_t *ret_bit)
+{
+	uint64_t n = gpa ^ gpa >> 16;
+
+	*ret_bit = 1ull << (n & 63);
+	return &c->window_low[n / 64 % 1024];
+}
 
 struct bt_block *bt_cache_block_at(struct bt_cache *c, const uint8_t *host_pc);
 const struct bt_fault_site *bt_cache_fault_site(struct bt_cache *c, const struct bt_block *b,
@@ -197,6 +217,20 @@ uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind ki
 void bt_check_canonical(struct bt_cpu *cpu, uint64_t la, unsigned size, bool stack);
 void bt_phys_move(struct bt_cpu *cpu, uint64_t gpa, uint8_t *buf, unsigned len, bool write);
 
+/* What a walk of the page tables finds; mmu.c */
+struct bt_walk {
+	uint64_t gpa;	/* of the byte */
+	bool write;	/* a write would be allowed and D is set */
+	bool may_write; /* the tables would allow one */
+	bool global;
+	uint64_t page_size;
+};
+/** bt_walk_user() - walk for an access of CPL 3, and set A and D; returns 0, or #PF's error code
+ * and bit 31 */
+uint32_t bt_walk_user(struct bt_cpu *cpu, uint64_t la, bool write, struct bt_walk *w);
+/** bt_walk_look() - the same for a read, but nonzero, too, where A is not set yet; sets nothing */
+uint32_t bt_walk_look(struct bt_cpu *cpu, uint64_t la, struct bt_walk *w);
+
 /* slow.c: called by translated code */
 uint64_t bt_slow_access(struct bt_cpu *cpu, uint64_t la, const struct bt_access *a);
 uint64_t bt_slow_commit(struct bt_cpu *cpu, const struct bt_access *a);
@@ -222,6 +256,7 @@ void bt_run_loop(struct bt_cpu *cpu);
 void bt_install_signals(void);
 void bt_bind_thread(struct bt_cpu *cpu);
 void bt_landing(void);
+_Noreturn void bt_run_plain(struct bt_cpu *cpu); /* the instruction at st.rip without a window */
 void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *self);
 void bt_exclusive_end(struct bt_vm *vm);
 
@@ -234,6 +269,8 @@ static inline unsigned bt_jc_class(uint32_t key)
 		return JC_KERNEL_AC;
 	case MODE_64 | KEY_USER:
 		return JC_USER64;
+	case MODE_64 | KEY_USER | KEY_WINDOW:
+		return JC_WINDOW;
 	case MODE_32 | KEY_USER | KEY_SS32:
 		return JC_USER32;
 	default:

@@ -64,6 +64,8 @@ void enc_emit(struct out *o, const struct enc *e)
 		out8(o, 0xf0);
 	if (e->kind == RM_CPU_INDEX8 || (e->kind == RM_CPU && !by_rsp(o, e)))
 		out8(o, 0x65);
+	if (e->fs)
+		out8(o, 0x64);
 	if (e->vex) {
 		if (!x && !b && !e->w && e->map == 1) {
 			out8(o, 0xc5);
@@ -113,6 +115,11 @@ void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, in
 				    .kind = RM_BASE,
 				    .base = base,
 				    .disp = disp });
+}
+
+void e_at(struct out *o, bool w, uint8_t opcode, unsigned reg, struct host_at at)
+{
+	enc_emit(o, &(struct enc) { .w = w, .opcode = opcode, .reg = reg, ENC_AT(at) });
 }
 
 void e_rcpu(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off)
@@ -227,6 +234,17 @@ void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n)
 				    .rm = src,
 				    .imm = n,
 				    .imm_size = 1 });
+}
+
+void e_wrfsbase(struct out *o, unsigned reg)
+{
+	enc_emit(o, &(struct enc) { .rep = 0xf3,
+				    .w = true,
+				    .map = 1,
+				    .opcode = 0xae,
+				    .reg = 2,
+				    .kind = RM_REG,
+				    .rm = reg });
 }
 
 void e_jmp_cpu8(struct out *o, unsigned index, int32_t off)

@@ -51,6 +51,7 @@ struct enc {
 	bool plus_reg; /* register in the opcode byte: rm */
 	uint8_t reg;   /* register or opcode extension */
 	uint8_t kind;  /* enum enc_rm */
+	bool fs;       /* a prefix: the operand is in the window */
 	uint8_t rm, base, index, scale;
 	int32_t disp;
 	uint8_t imm_size;
@@ -79,12 +80,28 @@ static inline void out64(struct out *o, uint64_t v)
 	o->p += 8;
 }
 
+/*
+ * Where an operand of guest memory is for the host: at [base + disp], in a window (window.h) behind
+ * fs or, in its lower part, with T0 as an index.
+ */
+enum host_part { PART_NONE, PART_HIGH, PART_LOW, PART_LOW_T0 /* T0 is the host's address */ };
+struct host_at {
+	uint8_t base, part;
+	int32_t disp;
+};
+
+/* Its fields of struct enc */
+#define ENC_AT(at)                                                                                 \
+	.kind = (at).part == PART_LOW ? RM_SIB : RM_BASE, .fs = (at).part == PART_HIGH,            \
+	.base = (at).base, .index = T0, .scale = 1, .disp = (at).disp
+
 /** enc_emit() - encode @e at @o->p; at most 24 bytes */
 void enc_emit(struct out *o, const struct enc *e);
 
 /* Frequent forms. @w: 64-bit operands. Opcodes of map 0. */
 void e_rr(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned rm);
 void e_rm(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned base, int32_t disp);
+void e_at(struct out *o, bool w, uint8_t opcode, unsigned reg, struct host_at at);
 void e_rcpu(struct out *o, bool w, uint8_t opcode, unsigned reg, int32_t off);
 void e_rcpu8(struct out *o, bool w, uint8_t opcode, unsigned reg, unsigned index, int32_t off);
 void e_ri(struct out *o, bool w, unsigned ext, unsigned rm,
@@ -96,6 +113,7 @@ void e_lea_sib(struct out *o, bool w, unsigned dst, int base, int index, unsigne
 	       int32_t disp);
 void e_shift_i(struct out *o, bool w, unsigned ext, unsigned rm, uint8_t n); /* 4 shl, 5 shr */
 void e_rorx_i(struct out *o, unsigned dst, unsigned src, uint8_t n);	     /* BMI2; keeps flags */
+void e_wrfsbase(struct out *o, unsigned reg);
 void e_jmp_cpu8(struct out *o, unsigned index, int32_t off); /* jmp [cpu + index * 8 + off] */
 void e_jmp(struct out *o, const void *target);
 void e_call(struct out *o, const void *target);

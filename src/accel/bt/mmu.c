@@ -10,15 +10,7 @@
  */
 #include "accel/bt/cache.h"
 
-struct walk {
-	uint64_t gpa;	/* of the byte */
-	bool write;	/* a write would be allowed and D is set */
-	bool may_write; /* the tables would allow one */
-	bool global;
-	uint64_t page_size;
-};
-
-enum { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
+enum { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2, ACC_LOOK = 3 /* a read that sets nothing */ };
 
 /* Set accessed (and dirty) in an entry, unless it changed meanwhile; false: walk again. */
 static bool set_bits(struct bt_cpu *cpu, uint64_t gpa, unsigned size, uint64_t old, uint64_t bits)
@@ -71,7 +63,7 @@ static uint64_t read_entry(struct bt_cpu *cpu, uint64_t gpa, unsigned size)
  * @user: access by CPL 3; @ac: supervisor data access to user pages is allowed
  */
 static uint32_t walk(struct bt_cpu *cpu, uint64_t la, unsigned acc, bool user, bool ac,
-		     struct walk *w)
+		     struct bt_walk *w)
 {
 	uint64_t cr0 = cpu->st.cr0, cr4 = cpu->st.cr4;
 	bool nxe = cpu->st.efer & EFER_NXE;
@@ -81,10 +73,10 @@ static uint32_t walk(struct bt_cpu *cpu, uint64_t la, unsigned acc, bool user, b
 	    1u << 31;
 
 	if (!(cr0 & CR0_PG)) {
-		*w = (struct walk) { .gpa = (uint32_t)la,
-				     .write = true,
-				     .may_write = true,
-				     .page_size = PAGE_SIZE };
+		*w = (struct bt_walk) { .gpa = (uint32_t)la,
+					.write = true,
+					.may_write = true,
+					.page_size = PAGE_SIZE };
 		return 0;
 	}
 
@@ -160,12 +152,19 @@ again:;
 		if (!ok)
 			return code | PF_ERR_P;
 
+		if (acc == ACC_LOOK) {
+			for (unsigned i = 0; i < count; i++)
+				if (!(seen[i].val & PTE_A))
+					return code;
+			goto found;
+		}
 		for (unsigned i = 0; i + 1 < count; i++)
 			if (!set_bits(cpu, seen[i].gpa, entry_size, seen[i].val, PTE_A))
 				goto again;
 		if (!set_bits(cpu, gpa, entry_size, e, PTE_A | (acc == ACC_WRITE ? PTE_D : 0)))
 			goto again;
 
+	found:
 		w->gpa = base | (la & (size - 1));
 		w->may_write = may_write || (!user && !wp);
 		w->write = (acc == ACC_WRITE || (e & PTE_D)) && w->may_write;
@@ -174,6 +173,16 @@ again:;
 		return 0;
 	}
 	return code;
+}
+
+uint32_t bt_walk_user(struct bt_cpu *cpu, uint64_t la, bool write, struct bt_walk *w)
+{
+	return walk(cpu, la, write ? ACC_WRITE : ACC_READ, true, false, w);
+}
+
+uint32_t bt_walk_look(struct bt_cpu *cpu, uint64_t la, struct bt_walk *w)
+{
+	return walk(cpu, la, ACC_LOOK, true, false, w);
 }
 
 static bool canonical(uint64_t la)
@@ -226,7 +235,7 @@ uint64_t bt_page_in(struct bt_cpu *cpu, uint64_t la, bool write, enum bt_kind ki
 {
 	unsigned class = bt_tlb_class(cpu, kind);
 	bool user = class == TLB_USER;
-	struct walk w;
+	struct bt_walk w;
 	uint32_t pf = walk(cpu, la, write ? ACC_WRITE : ACC_READ, user, class == TLB_KERNEL_AC, &w);
 
 	if (pf)
@@ -566,7 +575,7 @@ bool bt_fetch_page(struct bt_cpu *cpu, uint64_t la, bool quiet, struct bt_fetch 
 	bool user = cpu->cpl == 3;
 	uint64_t page = la & ~0xfffull;
 	struct bt_itlb *t = &cpu->itlb[user][la >> PAGE_SHIFT & (ITLB_SIZE - 1)];
-	struct walk w;
+	struct bt_walk w;
 
 	if (t->la != page) {
 		if (bt_long_mode(cpu) && !canonical(la)) {

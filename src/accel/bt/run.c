@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 
 #include "accel/bt/cache.h"
+#include "accel/bt/window.h"
 #include "hw/pic.h"
 
 __thread struct bt_cpu *bt_self;
@@ -167,7 +168,7 @@ static uint64_t code_linear(const struct bt_cpu *cpu)
  * Order: what translated code copies a tag to is looked at after the tags, so that a copy of one
  * that was replaced meanwhile is seen.
  */
-static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, bool only_look)
+static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, int64_t page, bool only_look)
 {
 	bool found = false;
 
@@ -200,6 +201,7 @@ static bool drop_write_tags(struct bt_cpu *cpu, uint64_t host, bool only_look)
 				t->static_la[1][i] = TLB_STATIC_NONE;
 		}
 	}
+	found |= bt_window_owned(cpu, page, only_look);
 	/* host addresses that the block which runs may still use */
 	for (unsigned i = 0; i < BT_GROUP_SLOTS; i++)
 		found |= (cpu->group[i] & ~0xfffull) == host;
@@ -219,7 +221,7 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 	if (page < 0 || vm->mem->code_map[page])
 		return true;
 	__atomic_store_n(&vm->mem->code_map[page], 1, __ATOMIC_SEQ_CST);
-	drop_write_tags(cpu, (uintptr_t)host, false);
+	drop_write_tags(cpu, (uintptr_t)host, page, false);
 	/* pairs with the order of tag and code_map in bt_page_in() */
 	if (vm->count > 1)
 		/* sandbox: loop vcpu: membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) */
@@ -227,14 +229,14 @@ static bool own_page(struct bt_cpu *cpu, uint64_t gpa, const uint8_t *host)
 			 syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) < 0;
 	for (unsigned i = 0; i < vm->count && !others; i++)
 		if (vm->cpus[i] && vm->cpus[i] != cpu)
-			others = drop_write_tags(vm->cpus[i], (uintptr_t)host, true);
+			others = drop_write_tags(vm->cpus[i], (uintptr_t)host, page, true);
 	if (!others)
 		return true;
 	pthread_mutex_unlock(&vm->lock);
 	bt_exclusive_begin(vm, cpu);
 	for (unsigned i = 0; i < vm->count; i++)
 		if (vm->cpus[i])
-			drop_write_tags(vm->cpus[i], (uintptr_t)host, false);
+			drop_write_tags(vm->cpus[i], (uintptr_t)host, page, false);
 	bt_exclusive_end(vm);
 	pthread_mutex_lock(&vm->lock);
 	return false;
@@ -334,7 +336,7 @@ static void jc_insert(struct bt_cpu *cpu, struct bt_block *b, bool global)
 	jc->at[place].code = cpu->vm->cache->base + b->jc_entry;
 	cpu->jc_used |= 1u << class;
 
-	unsigned group = class != JC_USER64 && class != JC_USER32;
+	unsigned group = !(JC_USER_CLASSES & 1u << class);
 
 	for (uint64_t page = code_linear(cpu) >> PAGE_SHIFT, end = page + (b->gpa2 != 0);
 	     page <= end; page++)
@@ -370,11 +372,46 @@ uint64_t bt_page_rip(struct bt_cpu *cpu, int32_t off)
 							 : (uint16_t)rip;
 }
 
+/* Enter @b next. */
+static void resume_at(struct bt_cpu *cpu, struct bt_block *b)
+{
+	cpu->resume = b;
+	cpu->resume_rip = cpu->st.rip;
+	cpu->resume_flushes = cpu->vm->cache->stat_flushes;
+}
+
+_Noreturn void bt_run_plain(struct bt_cpu *cpu)
+{
+	cpu->step = true;
+	unwind(cpu);
+}
+
+/*
+ * An address was not in the part of the window where it was expected: the first time, expect it in
+ * the other. Return: whether the block is to be translated anew.
+ */
+static bool learn_part(struct bt_cpu *cpu, struct bt_exit *e)
+{
+	struct bt_vm *vm = cpu->vm;
+	uint64_t bit, *hint = bt_window_hint(
+			  vm->cache, (e->from->gpa & ~(PAGE_SIZE - 1ull)) + e->guest_off, &bit);
+	bool news;
+
+	pthread_mutex_lock(&vm->lock);
+	news = !(*hint & bit) && e->from->valid;
+	*hint |= bit;
+	if (news)
+		bt_cache_drop(vm, e->from);
+	pthread_mutex_unlock(&vm->lock);
+	return news;
+}
+
 /* Translated code came back through @e. */
 static void left(struct bt_cpu *cpu, struct bt_exit *e)
 {
 	bool global;
 	struct bt_block *b;
+	uint32_t key_bits;
 	uint64_t flushes;
 
 	bt_flags_from_slot(cpu);
@@ -390,15 +427,17 @@ static void left(struct bt_cpu *cpu, struct bt_exit *e)
 	case EXIT_DIRECT:
 		cpu->st.rip = bt_page_rip(cpu, e->target_off);
 		flushes = cpu->vm->cache->stat_flushes;
-		b = find_block(cpu, e->key_bits, &global);
+		key_bits = e->key_bits;
+		if (key_bits == KEY_PLAIN && (cpu->key & KEY_WINDOW) && learn_part(cpu, e))
+			key_bits = 0;
+		b = find_block(cpu, key_bits, &global);
 		jc_insert(cpu, b, global);
 		pthread_mutex_lock(&cpu->vm->lock);
-		if (!cpu->vm->opt_nolink && flushes == cpu->vm->cache->stat_flushes && b->valid &&
+		if (!cpu->vm->opt_nolink && key_bits == e->key_bits &&
+		    flushes == cpu->vm->cache->stat_flushes && b->valid &&
 		    !(b->gpa2 && (b->key & KEY_PLAIN)))
 			bt_cache_link(cpu->vm->cache, e, b); /* after a flush *e is gone */
-		cpu->resume = b;
-		cpu->resume_rip = cpu->st.rip;
-		cpu->resume_flushes = cpu->vm->cache->stat_flushes;
+		resume_at(cpu, b);
 		pthread_mutex_unlock(&cpu->vm->lock);
 		break;
 	case EXIT_SYS:
@@ -421,7 +460,14 @@ static void run_blocks(struct bt_cpu *cpu)
 		cpu->jc_other_key = cpu->key;
 	}
 	prepare(cpu);
+	if (cpu->key & KEY_WINDOW) {
+		if (cpu->spaces[cpu->space].window_stale)
+			bt_window_check(cpu);
+		if (cpu->window_pf.la)
+			bt_window_after_pf(cpu);
+	}
 
+	const struct bt_ways *ways = &cpu->vm->cache->stubs.ways[!!(cpu->key & KEY_WINDOW)];
 	struct bt_block *b = cpu->resume;
 
 	if (b) {
@@ -430,16 +476,15 @@ static void run_blocks(struct bt_cpu *cpu)
 		    cpu->resume_rip == cpu->st.rip &&
 		    (b->key & ~(KEY_PLAIN | KEY_EXACT)) == cpu->key && b->valid && !b->gpa2) {
 			cpu->vbase = cpu->st.rip - b->page_off;
-			left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(
-				      cpu, cpu->vm->cache->base + b->entry[FLAGS_HW]));
+			left(cpu, (struct bt_exit *)ways->enter_at(cpu, cpu->vm->cache->base +
+									    b->entry[FLAGS_HW]));
 			return;
 		}
 	}
 
 	unsigned index = bt_jc_index(cpu, class, cpu->st.rip);
 
-	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_jc(
-		      cpu, cpu->jc[class].at[index / 2].code, index));
+	left(cpu, (struct bt_exit *)ways->enter_jc(cpu, cpu->jc[class].at[index / 2].code, index));
 }
 
 static void run_one(struct bt_cpu *cpu)
@@ -453,12 +498,30 @@ static void run_one(struct bt_cpu *cpu)
 	cpu->int_shadow = false;
 	prepare(cpu);
 	cpu->vbase = cpu->st.rip - b->page_off;
-	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.enter_at(cpu, cpu->vm->cache->base +
-									    b->entry[FLAGS_HW]));
+	left(cpu, (struct bt_exit *)cpu->vm->cache->stubs.ways[0].enter_at(
+		      cpu, cpu->vm->cache->base + b->entry[FLAGS_HW]));
 	if (shadow && !cpu->int_shadow)
 		bt_update_key(cpu);
 	if (tf || (cpu->st.dr7 & 0xff))
 		bt_debug_after(cpu, tf);
+}
+
+static void end_step(struct bt_cpu *cpu)
+{
+	if (!cpu->stepping)
+		return;
+	cpu->stepping = false;
+	bt_update_key(cpu);
+}
+
+/* One instruction that a window had nothing for, without it. */
+static void run_step(struct bt_cpu *cpu)
+{
+	cpu->step = false;
+	cpu->stepping = true;
+	cpu->key = (cpu->key & ~KEY_WINDOW) | KEY_ONE;
+	run_one(cpu);
+	end_step(cpu);
 }
 
 /* ---- events ---- */
@@ -485,8 +548,10 @@ static void take_events(struct bt_cpu *cpu)
 {
 	unsigned p = atomic_exchange(&cpu->pending, 0);
 
-	if (p & PENDING_TIMER)
+	bt_window_heat(cpu);
+	if (p & PENDING_TIMER) {
 		lapic_timer_fire(cpu->lapic);
+	}
 	if (atomic_exchange(&cpu->kicked, false)) {
 		cpu->exit->reason = VCPU_EXIT_KICKED;
 		cpu->exit->rip = cpu->st.rip;
@@ -515,6 +580,7 @@ void bt_run_loop(struct bt_cpu *cpu)
 
 	__builtin_setjmp(cpu->jmp);
 	cpu = bt_self;
+	end_step(cpu);
 	while (!cpu->exit_wanted) {
 		safe_point(cpu);
 		if (cpu->exc.valid) {
@@ -556,7 +622,11 @@ void bt_run_loop(struct bt_cpu *cpu)
 			sleep_until_event(cpu);
 			continue;
 		}
-		if (cpu->key & KEY_ONE)
+		if (cpu->vm->opt_window && cpu->key == (MODE_64 | KEY_USER))
+			bt_window_attach(cpu);
+		if (cpu->step)
+			run_step(cpu);
+		else if (cpu->key & KEY_ONE)
 			run_one(cpu);
 		else
 			run_blocks(cpu);

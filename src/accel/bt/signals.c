@@ -7,19 +7,30 @@
  * the thread to bt_landing(), which raises the guest's exception. The local
  * APIC's timer is a POSIX timer that signals the vCPU's own thread; its
  * handler only sets pending bits.
+ *
+ * Code with KEY_WINDOW has something of ours in fs. So handlers find the vCPU by gs, which is
+ * always its, and give fs back to the C library before they call anything; on_timer() needs
+ * neither.
  */
 /* glibc's names for the registers of a signal frame collide with ours; they are GNU extensions. */
 #undef _GNU_SOURCE
 #define _DEFAULT_SOURCE
 #include <signal.h>
 #include <asm/prctl.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
 #include "accel/bt/cache.h"
 #include "accel/bt/emit.h"
+#include "accel/bt/window.h"
 
 #define TIMER_SIGNAL (SIGRTMIN + 1)
+/* No exceptions: what bt_window_fault() says */
+#define SIGNAL_STEP 256
+#define SIGNAL_RAISE 257
+
+static bool has_fsgsbase;
 
 /* ---- signals ---- */
 
@@ -28,6 +39,10 @@ void bt_landing(void)
 	struct bt_cpu *cpu = bt_self;
 	unsigned v = cpu->signal_vector;
 
+	if (v == SIGNAL_STEP)
+		bt_run_plain(cpu);
+	if (v == SIGNAL_RAISE)
+		bt_raise_pf(cpu, cpu->window_pf.la, cpu->window_pf.error & ~(1u << 31));
 	if (v == VEC_XM && !(cpu->st.cr4 & CR4_OSXMMEXCPT))
 		v = VEC_UD;
 	if (v == VEC_GP)
@@ -63,13 +78,11 @@ enum {
 	G_TRAPNO
 };
 
-static void on_fault(int signo, siginfo_t *info, void *context)
+static void handle_fault(struct bt_cpu *cpu, int signo, siginfo_t *info, ucontext_t *uc)
 {
 	static const int8_t from[16] = { G_RAX, G_RCX, G_RDX, G_RBX, G_R15, G_RBP, G_RSI, G_RDI,
 					 G_R8,	G_R9,  -1,    -1,    G_R12, G_R13, G_R14, -1 };
-	ucontext_t *uc = context;
 	greg_t *g = uc->uc_mcontext.gregs;
-	struct bt_cpu *cpu = bt_self;
 	const uint8_t *pc = (const uint8_t *)g[G_RIP];
 	struct bt_cache *c = cpu ? cpu->vm->cache : NULL;
 
@@ -83,9 +96,18 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 	struct bt_block *b = bt_cache_block_at(c, pc);
 	const struct bt_fault_site *site = b ? bt_cache_fault_site(c, b, pc) : NULL;
 
+	enum window_answer window = WINDOW_STEP;
+
+	if (site && site->window && g[G_TRAPNO] == VEC_PF) {
+		window = bt_window_fault(cpu, (uintptr_t)info->si_addr, g[G_ERR] & PF_ERR_W);
+		if (window == WINDOW_AGAIN)
+			return;
+	}
 	for (unsigned i = 0; i < 16; i++)
 		cpu->st.regs[i] = from[i] >= 0 ? (uint64_t)g[from[i]] : cpu->home[HOME_INDEX(i)];
 	cpu->signal_vector = g[G_TRAPNO];
+	if (site && site->window && (signo == SIGSEGV || signo == SIGBUS))
+		cpu->signal_vector = window == WINDOW_RAISE ? SIGNAL_RAISE : SIGNAL_STEP;
 	if (!site) {
 		cpu->signal_vector = VEC_PF;
 	} else {
@@ -96,8 +118,32 @@ static void on_fault(int signo, siginfo_t *info, void *context)
 			cpu->st.rflags =
 			    (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (g[G_EFL] & FL_ARITH);
 	}
+	if (cpu->signal_vector == SIGNAL_STEP)
+		cpu->stat_window_plain++;
 	g[G_RIP] = (greg_t)c->stubs.landing;
 	g[G_RSP] = cpu->host_rsp;
+}
+
+static void on_fault(int signo, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+	struct bt_cpu *cpu;
+	uint64_t fs;
+
+	if (!has_fsgsbase) {
+		handle_fault(bt_self, signo, info, context);
+		return;
+	}
+	__asm__ volatile("rdgsbase %0" : "=r"(cpu));
+	if (!cpu) {
+		handle_fault(NULL, signo, info, context);
+		return;
+	}
+	__asm__ volatile("rdfsbase %0" : "=r"(fs));
+	__asm__ volatile("wrfsbase %0" : : "r"(cpu->host_fs) : "memory");
+	handle_fault(cpu, signo, info, context);
+	if (uc->uc_mcontext.gregs[G_RIP] != (greg_t)cpu->vm->cache->stubs.landing)
+		__asm__ volatile("wrfsbase %0" : : "r"(fs) : "memory");
 }
 
 static void on_timer(int signo, siginfo_t *info, void *context)
@@ -112,6 +158,7 @@ void bt_install_signals(void)
 {
 	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
 
+	has_fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	sigaction(SIGSEGV, &sa, NULL);
 	sigaction(SIGBUS, &sa, NULL);
 	sigaction(SIGFPE, &sa, NULL);
@@ -130,6 +177,8 @@ void bt_bind_thread(struct bt_cpu *cpu)
 			       .sigev_value.sival_ptr = cpu };
 
 	bt_self = cpu;
+	/* the ABI's thread control block starts with its own address */
+	__asm__ volatile("mov %%fs:0, %0" : "=r"(cpu->host_fs));
 	/* sandbox: vcpu: arch_prctl(ARCH_SET_GS) */
 	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
 	sigemptyset(&set);

@@ -184,6 +184,11 @@ void bt_update_key(struct bt_cpu *cpu)
 		key |= KEY_FPU;
 	if (cpu->int_shadow || sys_debugging(cpu))
 		key |= KEY_ONE;
+	if (key == (MODE_64 | KEY_USER) && cpu->spaces[cpu->space].window_on) {
+		key |= KEY_WINDOW;
+		cpu->window_base = cpu->spaces[cpu->space].window_base;
+		cpu->window_low = cpu->spaces[cpu->space].window_low;
+	}
 	cpu->key = key;
 }
 

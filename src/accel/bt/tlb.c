@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Flushing the software TLBs, the instruction TLB and the jump caches. */
 #include "accel/bt/cache.h"
+#include "accel/bt/window.h"
 
 static void flush_stack(struct bt_tlb *t)
 {
@@ -79,8 +80,6 @@ static void itlb_clear(struct bt_cpu *cpu, bool global)
 				cpu->itlb[u][i].la = ~0ull;
 }
 
-#define JC_USER_CLASSES (1u << JC_USER64 | 1u << JC_USER32)
-
 /* Nothing is found in an empty table: code leads to the miss stub, and the two of a pair differ. */
 static void jc_empty(struct bt_cpu *cpu, unsigned class)
 {
@@ -90,11 +89,18 @@ static void jc_empty(struct bt_cpu *cpu, unsigned class)
 	}
 }
 
+static void forget_space(struct bt_cpu *cpu, unsigned i)
+{
+	cpu->spaces[i].cr3 = SPACE_NONE;
+	bt_window_detach(cpu, &cpu->spaces[i]);
+}
+
 /* Forget all spaces but the present one. */
 static void forget_spaces(struct bt_cpu *cpu)
 {
 	for (unsigned i = 0; i < SPACES; i++)
-		cpu->spaces[i].cr3 = SPACE_NONE;
+		if (i != cpu->space)
+			forget_space(cpu, i);
 	cpu->spaces[cpu->space].cr3 = cpu->st.cr3;
 }
 
@@ -143,8 +149,9 @@ static void enter_space(struct bt_cpu *cpu, uint64_t cr3, bool keep)
 	struct bt_space *s = &cpu->spaces[cpu->space];
 	unsigned i, pcid = cr3 & 0xfff;
 
-	s->gen[0] = cpu->jc_gen[JC_USER64];
-	s->gen[1] = cpu->jc_gen[JC_USER32];
+	for (unsigned k = 0; k < JC_CLASSES; k++)
+		if (JC_USER_CLASSES & 1u << k)
+			s->gen[k] = cpu->jc_gen[k];
 	for (i = 0; i < SPACES; i++)
 		if (cpu->spaces[i].cr3 != SPACE_NONE && (cpu->spaces[i].cr3 & 0xfff) == pcid)
 			break;
@@ -157,13 +164,19 @@ static void enter_space(struct bt_cpu *cpu, uint64_t cr3, bool keep)
 	}
 	s = &cpu->spaces[i];
 	cpu->space = i;
-	keep = keep && s->cr3 == cr3;
+	if (s->cr3 != cr3) {
+		bt_window_detach(cpu, s);
+		s->heat = (struct bt_heat) { 0 };
+		keep = false;
+	}
 	s->cr3 = cr3;
 	cpu->jc_used |= JC_USER_CLASSES;
 	if (keep) {
-		cpu->jc_gen[JC_USER64] = s->gen[0];
-		cpu->jc_gen[JC_USER32] = s->gen[1];
+		for (unsigned k = 0; k < JC_CLASSES; k++)
+			if (JC_USER_CLASSES & 1u << k)
+				cpu->jc_gen[k] = s->gen[k];
 	} else {
+		bt_window_flush(cpu, s);
 		bt_jc_clear(cpu, JC_USER_CLASSES);
 	}
 }
@@ -175,6 +188,7 @@ void bt_tlb_flush_all(struct bt_cpu *cpu)
 		flush_class(&cpu->tlb[i]);
 	itlb_clear(cpu, true);
 	bt_jc_clear(cpu, ~0u);
+	bt_window_flush(cpu, &cpu->spaces[cpu->space]);
 	forget_spaces(cpu);
 }
 
@@ -191,6 +205,7 @@ void bt_tlb_flush_nonglobal(struct bt_cpu *cpu)
 {
 	tlb_flush_nonglobal(cpu);
 	bt_jc_clear(cpu, JC_USER_CLASSES);
+	bt_window_flush(cpu, &cpu->spaces[cpu->space]);
 	forget_spaces(cpu);
 }
 
@@ -203,8 +218,15 @@ void bt_set_cr3(struct bt_cpu *cpu, uint64_t cr3, bool keep)
 	if (cpu->st.cr4 & CR4_PCIDE) {
 		enter_space(cpu, cr3, keep);
 	} else {
+		struct bt_space *s = &cpu->spaces[cpu->space];
+
 		bt_jc_clear(cpu, JC_USER_CLASSES);
-		cpu->spaces[cpu->space].cr3 = cr3;
+		bt_window_flush(cpu, s);
+		if (s->cr3 != cr3) {
+			bt_window_detach(cpu, s);
+			s->heat = (struct bt_heat) { 0 };
+		}
+		s->cr3 = cr3;
 	}
 }
 
@@ -212,7 +234,7 @@ void bt_forget_space(struct bt_cpu *cpu, unsigned pcid)
 {
 	for (unsigned i = 0; i < SPACES; i++)
 		if (i != cpu->space && (cpu->spaces[i].cr3 & 0xfff) == pcid)
-			cpu->spaces[i].cr3 = SPACE_NONE;
+			forget_space(cpu, i);
 }
 
 void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
@@ -229,6 +251,7 @@ void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la)
 		else if (t->at[i].read == page || t->at[i].write == page)
 			t->at[i].read = t->at[i].write = ~page;
 	}
+	bt_window_drop_page(cpu, la);
 	if (cpu->jc_user_global) /* such a page is in all spaces */
 		forget_spaces(cpu);
 	if (la >= cpu->itlb_large_lo && la < cpu->itlb_large_hi) {

@@ -9,7 +9,7 @@
 #define BLOCK_INSNS 48
 #define BLOCK_SIDES 4
 #define COLD_ENTRIES (BLOCK_INSNS * 2)
-#define FAULT_ENTRIES (BLOCK_INSNS * 2)
+#define FAULT_ENTRIES (BLOCK_INSNS * 5)
 #define GROUP_SPAN 1024 /* bytes that one group covers at most */
 #define GROUP_REACH                                                                                \
 	(1 << 30)   /* furthest displacement, so that sums of two and a span fit 32 bits */
@@ -81,7 +81,7 @@ struct cold_entry {
 	const struct insn *in;
 	struct bt_access *access;
 	int64_t arg;
-	int32_t disp;
+	struct host_at at;
 	uint8_t mop, size;
 	bool restore, write;
 	bool flags_in_slot; /* before the operation, for fault sites */
@@ -102,6 +102,9 @@ struct tr {
 	bool unlinked;	     /* KEY_ONE: every way out leads to C */
 	bool exact;	     /* arithmetic flags are live everywhere */
 	bool cross;	     /* its instruction crosses the page's end: no direct links */
+	bool window;	     /* memory operands go through the window, one check for each base */
+	bool window_plain;   /* they try it first */
+	const struct bt_ways *ways;
 
 	struct insn insns[BLOCK_INSNS];
 	int16_t offs[BLOCK_INSNS + 1];	/* page offset of each instruction and of the end */
@@ -115,6 +118,11 @@ struct tr {
 	unsigned group_count, slots;
 	struct member members[BLOCK_INSNS][2];
 	unsigned access_no; /* within the current instruction */
+
+	uint32_t checked;  /* in a window: base registers (and BASE_RIP) that were looked at */
+	uint32_t low;	   /* those of them that are in the lower part */
+	int64_t drift[17]; /* and what has been added to them since then */
+	uint32_t known;	   /* registers that still have the value in the vCPU's state */
 
 	enum flags_at fs;
 	unsigned cur;
@@ -132,6 +140,7 @@ int64_t tr_target_off(const struct tr *t,
 
 /* tr_groups.c */
 void tr_find_groups(struct tr *t);
+uint16_t tr_moves(const struct insn *in, int64_t *delta);
 
 /* tr_copy.c */
 void tr_save_flags(struct out *o);
@@ -147,8 +156,10 @@ void tr_emit_effective(struct tr *t, const struct insn *in, unsigned dst);
 struct bt_access *tr_new_access(struct tr *t, const struct insn *in, unsigned size, unsigned access,
 				unsigned seg);
 void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a);
-void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp,
+void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, struct host_at at,
 		  bool flags_in_slot);
+void tr_fault_site(struct tr *t, struct out *o, bool flags_in_slot, bool window);
+bool tr_copy_borrows(const struct insn *in);
 
 /* tr_string.c */
 bool tr_string_inline(const struct tr *t, const struct insn *in);
@@ -163,6 +174,15 @@ void tr_emit_mem_load(struct tr *t, const struct insn *in);
 void tr_emit_push(struct tr *t, enum mop mop, int64_t arg, bool last);
 void tr_emit_pop_load(struct tr *t, unsigned from);
 void tr_set_reg(struct tr *t, unsigned greg, unsigned host);
+
+void tr_emit_mop(struct tr *t, struct out *o, const struct cold_entry *c);
+
+/* tr_window.c */
+struct host_at tr_window_operand(struct tr *t, const struct insn *in);
+struct host_at tr_window_stack(struct tr *t, unsigned greg, int32_t disp);
+struct host_at tr_window_at_t0(struct tr *t);
+uint8_t *tr_window_check(struct tr *t, unsigned reg, enum host_part part);
+void tr_window_after(struct tr *t, const struct insn *in);
 
 /* tr_exits.c */
 struct bt_exit *tr_new_exit(struct tr *t, unsigned kind);

@@ -5,49 +5,59 @@
 /* an operand whose address may be anything */
 static const struct insn no_operand = { .base = INSN_NO_REG, .index = INSN_NO_REG };
 
-static void emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
+static void site(struct tr *t, struct out *o, const struct cold_entry *c)
+{
+	if (c->at.part)
+		tr_fault_site(t, o, c->flags_in_slot, true);
+}
+
+/* The operation of an access whose operand is at c->at. */
+void tr_emit_mop(struct tr *t, struct out *o, const struct cold_entry *c)
 {
 	bool w = c->size == 8;
+	unsigned reg;
 
 	if (c->restore)
 		tr_restore_flags(o);
 	switch ((enum mop)c->mop) {
 	case MOP_COPY:
-		tr_emit_copy(t, o, c->in, c->disp, c->flags_in_slot);
+		tr_emit_copy(t, o, c->in, c->at, c->flags_in_slot);
 		break;
 	case MOP_BITTEST:
 		e_load(o, T1, CPU_OFF(spill[1]));
+		site(t, o, c);
 		enc_emit(o, &(struct enc) { .lock = c->in->lock,
 					    .w = c->in->opsize == 8,
 					    .map = 1,
 					    .opcode = c->in->opcode,
 					    .reg = T1,
-					    .kind = RM_BASE,
-					    .base = T0 });
+					    ENC_AT(c->at) });
 		break;
 	case MOP_LOAD_T0:
-		e_rm(o, w, 0x8b, T0, T0, c->disp);
+		site(t, o, c);
+		e_at(o, w, 0x8b, T0, c->at);
 		break;
 	case MOP_PUSH_REG:
-		e_rm(o, w, 0x89, tr_use_reg(o, c->arg, T1), T0, c->disp);
+		reg = tr_use_reg(o, c->arg, T1);
+		site(t, o, c);
+		e_at(o, w, 0x89, reg, c->at);
 		break;
 	case MOP_PUSH_IMM:
-		enc_emit(o, &(struct enc) { .w = w,
-					    .opcode = 0xc7,
-					    .kind = RM_BASE,
-					    .base = T0,
-					    .disp = c->disp,
-					    .imm = c->arg,
-					    .imm_size = 4 });
+		site(t, o, c);
+		enc_emit(o,
+			 &(struct enc) {
+			     .w = w, .opcode = 0xc7, ENC_AT(c->at), .imm = c->arg, .imm_size = 4 });
 		break;
 	case MOP_PUSH_RIP:
 		e_load(o, T1, CPU_OFF(vbase));
 		e_lea(o, w, T1, T1, c->arg);
-		e_rm(o, w, 0x89, T1, T0, c->disp);
+		site(t, o, c);
+		e_at(o, w, 0x89, T1, c->at);
 		break;
 	case MOP_PUSH_SPILL:
 		e_load(o, T1, CPU_OFF(spill[1]));
-		e_rm(o, w, 0x89, T1, T0, c->disp);
+		site(t, o, c);
+		e_at(o, w, 0x89, T1, c->at);
 		break;
 	}
 	if (c->mop >= MOP_PUSH_REG)
@@ -230,6 +240,54 @@ static void emit_probe_cold(struct tr *t, struct out *o, const struct probe *p,
 	emit_undo(t, o, p);
 }
 
+/* The operation @mop of @in, or of a stack operation (NULL), at @at in the window. */
+static void emit_in_window(struct tr *t, const struct insn *in, struct host_at at, enum mop mop,
+			   int64_t arg)
+{
+	bool whole = mop == MOP_COPY || mop == MOP_BITTEST;
+	bool restore = whole && tr_must_restore(t, in);
+	struct cold_entry c = { .in = in,
+				.arg = arg,
+				.mop = mop,
+				.at = at,
+				.size = 8,
+				.restore = restore,
+				.flags_in_slot = t->fs == FLAGS_SLOT && !restore };
+
+	tr_emit_mop(t, &t->hot, &c);
+	if (whole && (restore || (in->flags_written & FL_ARITH)))
+		t->fs = FLAGS_HW;
+}
+
+/*
+ * In the plain variant of a block with KEY_WINDOW: T0 (linear address) may be in either part of the
+ * window; each try does the operation and jumps to its end, from the fields in @ret_done.
+ */
+static void try_window(struct tr *t, const struct insn *in, enum mop mop, int64_t arg,
+		       struct aside *ret_done)
+{
+	struct out *o = &t->hot;
+	enum flags_at fs = t->fs;
+
+	if (mop == MOP_COPY && tr_copy_borrows(in))
+		return;
+	for (enum host_part part = PART_HIGH; part <= PART_LOW; part++) {
+		uint8_t *other = tr_window_check(t, T0, part);
+
+		if (part == PART_LOW)
+			e_rcpu(o, true, 0x03, T0, CPU_OFF(window_low));
+		emit_in_window(
+		    t, in,
+		    (struct host_at) { .base = T0, .part = part == PART_LOW ? PART_LOW_T0 : part },
+		    mop, arg);
+		t->fs = fs;
+		out8(o, 0xe9);
+		o->p += 4;
+		ret_done->fields[ret_done->count++] = o->p - 4;
+		patch_rel32(other, o->p);
+	}
+}
+
 /*
  * Check T0 (linear address) and do the operation. Flags have been saved or
  * are dead. @restore: put the flags back before the operation.
@@ -240,9 +298,15 @@ static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a
 	bool write = a->write & MEM_WRITE;
 	struct cold_entry *c = &t->colds[t->cold_count++];
 
+	struct aside tried = { .count = 0 };
+
+	if (t->window_plain)
+		try_window(t, in, mop, arg, &tried);
+
 	*c = (struct cold_entry) { .probe = choose_probe(t, mop == MOP_BITTEST ? &no_operand : in,
 							 a->size, write),
 				   .in = in,
+				   .at = { .base = T0 },
 				   .access = a,
 				   .arg = arg,
 				   .mop = mop,
@@ -251,8 +315,10 @@ static void emit_access(struct tr *t, const struct insn *in, struct bt_access *a
 				   .flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 	c->size = t->wide ? 8 : 4;
 	emit_probe(t, &c->probe);
-	emit_mop(t, &t->hot, c);
+	tr_emit_mop(t, &t->hot, c);
 	c->back = t->hot.p;
+	for (unsigned i = 0; i < tried.count; i++)
+		patch_rel32(tried.fields[i], c->back);
 }
 
 void tr_emit_colds(struct tr *t)
@@ -266,11 +332,11 @@ void tr_emit_colds(struct tr *t)
 			t->cur++;
 		emit_probe_cold(t, o, &c->probe, c->in);
 		e_mov_ri64(o, T1, (uintptr_t)c->access);
-		e_call(o, t->cache->stubs.slow);
-		emit_mop(t, o, c);
+		e_call(o, t->ways->slow);
+		tr_emit_mop(t, o, c);
 		if (c->write) {
 			e_mov_ri64(o, T1, (uintptr_t)c->access);
-			e_call(o, t->cache->stubs.commit);
+			e_call(o, t->ways->commit);
 		}
 		e_jmp(o, c->back);
 	}
@@ -327,12 +393,12 @@ static void emit_grouped(struct tr *t, const struct member *m, const struct insn
 	struct cold_entry c = { .in = in,
 				.arg = arg,
 				.mop = mop,
-				.disp = m->off,
+				.at = { .base = T0, .disp = m->off },
 				.size = 8,
 				.restore = restore,
 				.flags_in_slot = t->fs == FLAGS_SLOT && !restore };
 
-	emit_mop(t, o, &c);
+	tr_emit_mop(t, o, &c);
 	if (in && mop == MOP_COPY && (restore || (in->flags_written & FL_ARITH)))
 		t->fs = FLAGS_HW;
 }
@@ -365,6 +431,10 @@ void tr_emit_mem_copy(struct tr *t, const struct insn *in)
 	struct member *m = grouped(t);
 	bool restore;
 
+	if (t->window && !tr_copy_borrows(in)) {
+		emit_in_window(t, in, tr_window_operand(t, in), MOP_COPY, 0);
+		return;
+	}
 	if (m) {
 		emit_grouped(t, m, in, 0, 0, MOP_COPY, 0, in->mem_access & MEM_WRITE);
 		return;
@@ -409,7 +479,10 @@ void tr_emit_bittest(struct tr *t, const struct insn *in)
 	e_rr(o, true, size == 8 ? 0x8b : 0x63, T1, tr_use_reg(o, in->reg, T1)); /* mov or movsxd */
 	e_shift_i(o, true, 7, T1, size == 8 ? 6 : 5);
 	e_lea_sib(o, true, T0, T0, T1, size, 0);
-	emit_access(t, in, a, MOP_BITTEST, 0, restore);
+	if (t->window)
+		emit_in_window(t, in, tr_window_at_t0(t), MOP_BITTEST, 0);
+	else
+		emit_access(t, in, a, MOP_BITTEST, 0, restore);
 	t->fs = FLAGS_HW;
 	a->next_flags_in_slot = false;
 }
@@ -419,6 +492,10 @@ void tr_emit_mem_load(struct tr *t, const struct insn *in)
 {
 	struct member *m = grouped(t);
 
+	if (t->window) {
+		emit_in_window(t, in, tr_window_operand(t, in), MOP_LOAD_T0, 0);
+		return;
+	}
 	if (m) {
 		emit_grouped(t, m, in, 0, 0, MOP_LOAD_T0, 0, false);
 		return;
@@ -437,6 +514,10 @@ void tr_emit_push(struct tr *t, enum mop mop, int64_t arg, bool last)
 	unsigned size = t->wide ? 8 : 4;
 	struct member *m = grouped(t);
 
+	if (t->window) {
+		emit_in_window(t, NULL, tr_window_stack(t, REG_RSP, -8), mop, arg);
+		return;
+	}
 	if (m) {
 		emit_grouped(t, m, NULL, HOST_GUEST_RSP, -8, mop, arg, true);
 		return;
@@ -456,6 +537,12 @@ void tr_emit_pop_load(struct tr *t, unsigned from)
 {
 	struct member *m = grouped(t);
 
+	if (t->window) {
+		emit_in_window(t, NULL,
+			       tr_window_stack(t, from == HOST_GUEST_RSP ? REG_RSP : REG_RBP, 0),
+			       MOP_LOAD_T0, 0);
+		return;
+	}
 	if (m) {
 		emit_grouped(t, m, NULL, from, 0, MOP_LOAD_T0, 0, false);
 		return;

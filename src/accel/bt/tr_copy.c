@@ -171,19 +171,21 @@ void tr_emit_linear(struct tr *t, const struct insn *in, struct bt_access *a)
 						 : CPU_OFF(st.segs[SEG_GS].base));
 	} else if (seg_needs_check(t, in->seg)) {
 		e_mov_ri64(o, T1, (uintptr_t)a);
-		e_call(o, t->cache->stubs.seg);
+		e_call(o, t->ways->seg);
 	}
 }
 
 /* ---- copying ---- */
 
-static void fault_site(struct tr *t, struct out *o, bool flags_in_slot)
+/* The instruction about to be emitted may raise a host signal. */
+void tr_fault_site(struct tr *t, struct out *o, bool flags_in_slot, bool window)
 {
 	if (t->fault_count < FAULT_ENTRIES)
 		t->faults[t->fault_count++] =
 		    (struct bt_fault_site) { .host_off = o->p - t->cache->base,
 					     .guest_off = t->offs[t->cur],
-					     .flags_in_slot = flags_in_slot };
+					     .flags_in_slot = flags_in_slot,
+					     .window = window };
 }
 
 static bool may_fault(const struct insn *in)
@@ -226,8 +228,26 @@ static void store_homed(struct out *o, const struct insn *in, unsigned field, un
 		e_store(o, host, HOME_OFF(reg));
 }
 
-/* The instruction with mapped registers; its memory operand, if any, at [T0 + disp]. */
-void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t disp,
+static void operand(struct enc *e, struct host_at at)
+{
+	struct enc with = { ENC_AT(at) };
+
+	e->kind = with.kind;
+	e->fs = with.fs;
+	e->base = with.base;
+	e->index = with.index;
+	e->scale = with.scale;
+	e->disp = with.disp;
+}
+
+/* Whether a copy of @in needs registers of the guest's for something else meanwhile. */
+bool tr_copy_borrows(const struct insn *in)
+{
+	return is_high8(in, in->reg_field, in->reg) || (in->vex && in->vvvv_field == FIELD_GPR);
+}
+
+/* The instruction with mapped registers; its memory operand, if any, @at. */
+void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, struct host_at at,
 		  bool flags_in_slot)
 {
 	struct enc e = { .lock = in->lock,
@@ -257,9 +277,9 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 						       : 0x89;
 		e.imm_size = 0;
 		e.w = in->opsize == 8;
-		e.kind = RM_BASE;
-		e.base = T0;
-		e.disp = disp;
+		operand(&e, at);
+		if (at.part)
+			tr_fault_site(t, o, flags_in_slot, true);
 		enc_emit(o, &e);
 		return;
 	}
@@ -282,7 +302,7 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 	} else if (!in->has_modrm && !in->mem) {
 		e.kind = RM_NONE;
 		if (may_fault(in))
-			fault_site(t, o, flags_in_slot);
+			tr_fault_site(t, o, flags_in_slot, false);
 		enc_emit(o, &e);
 		return;
 	}
@@ -291,13 +311,11 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 
 	e.reg = map_field(o, in, reg_field, reg, T1, &e);
 	if (in->mem) {
-		e.kind = RM_BASE;
-		e.base = T0;
-		e.disp = disp;
+		operand(&e, at);
 		if (high) { /* ah.. forbids REX, which r10 needs: borrow rsi as the base */
 			borrow = REG_RSI;
 			e_store(o, borrow, CPU_OFF(spill[0]));
-			e_mov_rr(o, borrow, T0);
+			e_mov_rr(o, borrow, at.base);
 			e.base = borrow;
 		}
 	} else {
@@ -338,8 +356,8 @@ void tr_emit_copy(struct tr *t, struct out *o, const struct insn *in, int32_t di
 			}
 		}
 	}
-	if (may_fault(in))
-		fault_site(t, o, flags_in_slot);
+	if (at.part || may_fault(in))
+		tr_fault_site(t, o, flags_in_slot, at.part);
 	enc_emit(o, &e);
 	store_homed(o, in, reg_field, reg, e.reg);
 	if (!in->mem)

@@ -19,7 +19,7 @@ static void emit_exit(struct tr *t, struct out *o, struct bt_exit *e)
 {
 	e->flags = t->fs;
 	e_mov_ri64(o, T1, (uintptr_t)e);
-	e_jmp(o, t->fs == FLAGS_HW ? t->cache->stubs.exit_hw : t->cache->stubs.exit_slot);
+	e_jmp(o, t->fs == FLAGS_HW ? t->ways->exit_hw : t->ways->exit_slot);
 }
 
 /*
@@ -73,7 +73,7 @@ void tr_emit_jc_jump(struct tr *t)
 	uint32_t jc = offsetof(struct bt_cpu, jc) + class * sizeof(struct bt_jc);
 
 	if (t->key & KEY_ONE) {
-		e_jmp(o, t->cache->stubs.jc_exit);
+		e_jmp(o, t->ways->jc_exit);
 		return;
 	}
 	tr_emit_shifted(t, o, JC_BITS);

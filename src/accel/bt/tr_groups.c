@@ -58,6 +58,44 @@ static bool constant_step(const struct insn *in, unsigned *reg, int64_t *step)
 	return false;
 }
 
+/*
+ * What @in does to the registers: adds to @delta[] where that is a constant. Return: a bit for each
+ * that it changes in another way.
+ */
+uint16_t tr_moves(const struct insn *in, int64_t *delta)
+{
+	uint16_t written = in->gpr_write;
+	unsigned reg;
+	int64_t step;
+
+	switch (in->op) {
+	case OP_PUSH_REG:
+	case OP_PUSH_IMM:
+	case OP_PUSH_RM:
+	case OP_PUSHF:
+	case OP_CALL:
+	case OP_CALL_RM:
+		delta[REG_RSP] -= 8;
+		return written & ~(1u << REG_RSP);
+	case OP_POP_REG:
+	case OP_POP_RM:
+	case OP_RET:
+		delta[REG_RSP] += 8;
+		if ((in->op == OP_POP_REG  ? in->opreg
+		     : in->op == OP_POP_RM ? in->rm
+					   : 0) != REG_RSP)
+			written &= ~(1u << REG_RSP);
+		return written;
+	case OP_LEAVE:
+		return written;
+	default:
+		if (!constant_step(in, &reg, &step))
+			return written;
+		delta[reg] += step;
+		return written & ~(1u << reg);
+	}
+}
+
 void tr_find_groups(struct tr *t)
 {
 	unsigned version[17] = { 0 };
@@ -66,14 +104,13 @@ void tr_find_groups(struct tr *t)
 	t->group_count = t->slots = 0;
 	for (unsigned i = 0; i < t->count; i++)
 		t->members[i][0].group = t->members[i][1].group = -1;
-	if (!t->wide || t->cross || t->vm->opt_nogroup ||
+	if (!t->wide || t->cross || t->vm->opt_nogroup || t->window ||
 	    (t->key & (KEY_PLAIN | KEY_ONE | KEY_ALIGN)))
 		return;
 	for (unsigned i = 0; i < t->count; i++) {
 		const struct insn *in = &t->insns[i];
-		unsigned no = 0, reg;
-		uint16_t written = in->gpr_write;
-		int64_t step;
+		unsigned no = 0;
+		uint16_t written;
 
 		if (tr_place_of(t, in) == IN_SYS)
 			break;
@@ -99,28 +136,19 @@ void tr_find_groups(struct tr *t)
 		case OP_CALL_RM:
 			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8,
 				   true);
-			delta[REG_RSP] -= 8;
-			written &= ~(1u << REG_RSP);
 			break;
 		case OP_POP_REG:
 		case OP_POP_RM:
 		case OP_RET:
 			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP], 8, false);
-			delta[REG_RSP] += 8;
-			if ((in->op == OP_POP_REG  ? in->opreg
-			     : in->op == OP_POP_RM ? in->rm
-						   : 0) != REG_RSP)
-				written &= ~(1u << REG_RSP);
 			break;
 		case OP_LEAVE:
 			add_member(t, i, no, REG_RBP, version[REG_RBP], delta[REG_RBP], 8, false);
 			break;
 		default:
-			if (constant_step(in, &reg, &step)) {
-				delta[reg] += step;
-				written &= ~(1u << reg);
-			}
+			break;
 		}
+		written = tr_moves(in, delta);
 		for (unsigned r = 0; r < 16; r++) {
 			if (written & 1u << r) {
 				version[r]++;

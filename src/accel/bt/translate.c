@@ -28,6 +28,9 @@
  * guest. A host address stays good to the end of a block: what could take it away (a TLB flush,
  * code put on the page) happens between blocks.
  *
+ * In a block with KEY_WINDOW there are no groups; its accesses go through the window
+ * (tr_window.c, window.h).
+ *
  * Memory access: hot code holds the check and the instruction; the cold part
  * holds, per access, a call to bt_slow_access() and a second copy of the
  * instruction, then bt_slow_commit() when it writes.
@@ -227,7 +230,7 @@ static void emit_body(struct tr *t, const struct insn *in)
 		bt_copy(copy, in, sizeof(*copy));
 		tr_clobber_flags(t, t->live[t->cur]);
 		e_mov_ri64(o, T1, (uintptr_t)tr_new_access(t, copy, 0, 0, 0));
-		e_call(o, t->cache->stubs.check);
+		e_call(o, t->ways->check);
 	}
 
 	switch (in->op) {
@@ -354,7 +357,7 @@ static void emit_body(struct tr *t, const struct insn *in)
 		tr_restore_flags(o);
 		t->fs = FLAGS_HW;
 	}
-	tr_emit_copy(t, o, in, 0, t->fs == FLAGS_SLOT);
+	tr_emit_copy(t, o, in, (struct host_at) { 0 }, t->fs == FLAGS_SLOT);
 	if (in->flags_written & FL_ARITH)
 		t->fs = FLAGS_HW;
 }
@@ -505,6 +508,9 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	t->unlinked = t->key & KEY_ONE;
 	t->exact = (t->key & KEY_EXACT) || t->vm->opt_exact_flags;
 	t->cross = false;
+	t->checked = 0;
+	t->known = 0xffff;
+	t->ways = &c->stubs.ways[!!(key & KEY_WINDOW)];
 	t->code = code - (PAGE_SIZE - avail);
 	t->cold_count = t->fault_count = t->side_count = 0;
 	t->hot.p = c->hot;
@@ -519,6 +525,8 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 	b->size = t->offs[t->count] - t->offs[0];
 	if (t->offs[t->count] > (int)PAGE_SIZE && t->insns[0].op != OP_INVALID)
 		b->gpa2 = gpa2;
+	t->window = (key & (KEY_WINDOW | KEY_PLAIN)) == KEY_WINDOW && !t->cross;
+	t->window_plain = (key & KEY_WINDOW) && !t->window && !t->cross;
 	analyse(t);
 	tr_find_groups(t);
 	emit_entries(t);
@@ -544,6 +552,8 @@ struct bt_block *bt_translate(struct bt_cpu *cpu, uint32_t key, uint64_t gpa, co
 			tr_emit_sys(t, in);
 			break;
 		}
+		if (t->window)
+			tr_window_after(t, in);
 	}
 	if (tr_place_of(t, &t->insns[t->count - 1]) == IN_BODY &&
 	    t->insns[t->count - 1].op != OP_STI) {

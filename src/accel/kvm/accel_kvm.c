@@ -294,7 +294,8 @@ static int save_clock(struct kvm_vm *vm, struct snap_writer *w, struct err *err)
 
 	if (ret < 0)
 		return ret;
-	accel_clock_save(w, clock.clock, vm->tsc_khz);
+	accel_clock_save(w, vm->stopped && vm->stopped_tsc ? vm->stopped_ns : clock.clock,
+			 vm->tsc_khz);
 	return 0;
 }
 
@@ -318,7 +319,50 @@ static int load_clock(struct kvm_vm *vm, struct snap_reader *r, struct err *err)
 				       vm->tsc_khz);
 		vm->tsc_khz = khz;
 	}
+	vm->stopped_tsc = 0; /* it goes on from here */
 	return KVM_CALL(vm->fd, KVM_SET_CLOCK, &clock, err);
+}
+
+/*
+ * Kernels before 5.16 have no such attribute: there the TSC goes on while kvm-clock, by which
+ * guests tell the time, stands. A timer that runs out meanwhile strikes at the end, early.
+ */
+static void shift_tsc(struct kvm_vcpu *cpu, uint64_t ticks)
+{
+	uint64_t offset = 0;
+	struct kvm_device_attr attr = { .group = KVM_VCPU_TSC_CTRL,
+					.attr = KVM_VCPU_TSC_OFFSET,
+					.addr = (uintptr_t)&offset };
+	struct err err;
+
+	/* sandbox: loop: ioctl(*, each KVM_CALL) */
+	if (KVM_CALL(cpu->fd, KVM_GET_DEVICE_ATTR, &attr, &err) < 0)
+		return;
+	offset -= ticks;
+	KVM_CALL(cpu->fd, KVM_SET_DEVICE_ATTR, &attr, &err);
+}
+
+static void kvm_stop_time(struct accel_vm *avm, bool stopped)
+{
+	struct kvm_vm *vm = (struct kvm_vm *)avm;
+	struct kvm_clock_data clock = { 0 };
+	struct err err;
+
+	if (stopped) {
+		vm->stopped = KVM_CALL(vm->fd, KVM_GET_CLOCK, &clock, &err) == 0;
+		vm->stopped_ns = clock.clock;
+		vm->stopped_tsc = __builtin_ia32_rdtsc();
+		return;
+	}
+	if (!vm->stopped)
+		return;
+	vm->stopped = false;
+	if (!vm->stopped_tsc)
+		return;
+	for (unsigned i = 0; i < vm->count; i++)
+		shift_tsc(vm->cpus[i], __builtin_ia32_rdtsc() - vm->stopped_tsc);
+	clock = (struct kvm_clock_data) { .clock = vm->stopped_ns };
+	KVM_CALL(vm->fd, KVM_SET_CLOCK, &clock, &err);
 }
 
 static int kvm_save(struct accel_vm *avm, struct snap_writer *w, struct err *err)
@@ -369,6 +413,7 @@ const struct accel_ops accel_kvm = {
 	.vcpu_set_state = kvm_set_state,
 	.save = kvm_save,
 	.load = kvm_load,
+	.stop_time = kvm_stop_time,
 	.reset = kvm_reset,
 	.dirty_log_set = kvm_dirty_log_set,
 	.dirty_log_fetch = kvm_dirty_log_fetch,

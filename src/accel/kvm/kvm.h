@@ -47,6 +47,9 @@ struct kvm_vm {
 	unsigned count;
 	size_t run_size;
 	unsigned tsc_khz;
+	/* While guest time stands: kvm-clock, and the host's TSC; 0: state was loaded meanwhile */
+	bool stopped;
+	uint64_t stopped_ns, stopped_tsc;
 	bool opt_stats;
 	struct kvm_cpuid2 *cpuid_offered, *cpuid; /* the latter as vCPU 0 sees it, but for IDs */
 	struct cpu_id cpu;
