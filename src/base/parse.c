@@ -3,8 +3,11 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/util.h"
 
 int size_parse(const char *text, uint64_t *ret_bytes)
 {
@@ -30,6 +33,18 @@ int size_parse(const char *text, uint64_t *ret_bytes)
 		return -ERANGE;
 	*ret_bytes = (uint64_t)n << shift;
 	return 0;
+}
+
+const char *size_format(uint64_t bytes, char *buf, size_t size)
+{
+	static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	double v = (double)bytes;
+	unsigned i = 0;
+
+	for (; v >= 1024 && i + 1 < ARRAY_SIZE(units); i++)
+		v /= 1024;
+	snprintf(buf, size, i && v < 100 ? "%.1f %s" : "%.0f %s", v, units[i]);
+	return buf;
 }
 
 void list_next(const char **text, char *word)

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "disk/nbd_uri.h"
 #include "img/img.h"
@@ -81,10 +82,10 @@ static void print_people(const struct info *i)
 
 	printf("image:       %s\n", i->path);
 	printf("format:      %s\n", img_format_name(i->format));
-	printf("size:        %s (%llu bytes)\n", img_human(i->size, a, sizeof(a)),
+	printf("size:        %s (%llu bytes)\n", size_format(i->size, a, sizeof(a)),
 	       (unsigned long long)i->size);
 	if (!i->is_remote)
-		printf("on disk:     %s\n", img_human(i->used, b, sizeof(b)));
+		printf("on disk:     %s\n", size_format(i->used, b, sizeof(b)));
 	if (i->format == DISK_FORMAT_QCOW2)
 		print_qcow2(i);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "disk/qcow2_edit.h"
 #include "img/img.h"
@@ -25,7 +26,7 @@ static int list(struct file *file, const char *what, struct err *err)
 
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", localtime_r(&t, &tm));
 		printf("%-4s %-24s %s %10s\n", all.list[i].id, all.list[i].name, when,
-		       img_human(all.list[i].size, size, sizeof(size)));
+		       size_format(all.list[i].size, size, sizeof(size)));
 	}
 	qcow2_snapshots_done(&all);
 	return IMG_GOOD;

@@ -160,18 +160,6 @@ bool img_is_zero(const void *buf, size_t len)
 	return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
 }
 
-const char *img_human(uint64_t bytes, char *buf, size_t size)
-{
-	static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
-	double v = (double)bytes;
-	unsigned i = 0;
-
-	for (; v >= 1024 && i + 1 < ARRAY_SIZE(units); i++)
-		v /= 1024;
-	snprintf(buf, size, i && v < 100 ? "%.1f %s" : "%.0f %s", v, units[i]);
-	return buf;
-}
-
 void img_progress(const char *what, uint64_t done, uint64_t total)
 {
 	static int shown = -1;

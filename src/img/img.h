@@ -58,9 +58,6 @@ int img_read(struct disk *disk, uint64_t off, uint64_t len, void *buf);
 
 bool img_is_zero(const void *buf, size_t len);
 
-/** img_human() - bytes as people read them, "1.5 GiB" */
-const char *img_human(uint64_t bytes, char *buf, size_t size);
-
 /** img_progress() - a bar on the terminal, if there is one; @done = @total ends it */
 void img_progress(const char *what, uint64_t done, uint64_t total);
 

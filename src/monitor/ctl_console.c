@@ -70,7 +70,7 @@ int ctl_console(struct control_client *c)
 		signal(SIGTTOU, SIG_IGN);
 		console_raw_terminal();
 		atexit(console_restore_terminal);
-		fprintf(stderr, "eyot-vmm: Ctrl-] or Ctrl-A x leaves\r\n");
+		fprintf(stderr, "%s: Ctrl-] or Ctrl-A x leaves\r\n", program_invocation_short_name);
 	}
 	ret = write_all(STDOUT_FILENO, early, len);
 	free(early);
