@@ -153,9 +153,8 @@ int host_admit_disk(struct manager *m, uint64_t bytes, struct err *err)
 static void resource_text(const char *name, const struct resource *r, struct text *out)
 {
 	text_printf(out,
-		    "\"%s\":{\"total\":%.10g,\"limit\":%.12g,\"used\":%.12g,\"free\":%.12g,\"in_"
-		    "use\":%.12g,"
-		    "\"utilisation\":%.4f}",
+		    "\"%s\":{\"total\":%.15g,\"limit\":%.15g,\"used\":%.15g,\"free\":%.15g,"
+		    "\"in_use\":%.15g,\"utilisation\":%.4f}",
 		    name, r->total, r->limit, r->used, r->limit > r->used ? r->limit - r->used : 0,
 		    r->in_use, r->total > 0 ? r->in_use / r->total : 0);
 }
