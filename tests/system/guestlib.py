@@ -203,8 +203,8 @@ def ctl(path, *words, timeout=120):
 
 
 def wait_for(line):
-    """a line for the guest's shell that waits until another one succeeds"""
-    return f'for i in $(seq 100); do {line} && break; sleep 0.1; done; {line}'
+    """a line for the guest's shell that waits until another one succeeds, once"""
+    return f'for i in $(seq 100); do {line} && break; sleep 0.1; false; done'
 
 
 def vsock_dial(path, port):
