@@ -33,6 +33,11 @@ int log_level_parse(const char *text, enum log_level *ret_level)
 	return -EINVAL;
 }
 
+enum log_level log_level(void)
+{
+	return log_max;
+}
+
 _Bool log_enabled(enum log_level level)
 {
 	return level <= log_max;

@@ -23,6 +23,9 @@ int log_level_parse(const char *text, enum log_level *ret_level);
 /** log_enabled() - whether a message of @level would be shown */
 _Bool log_enabled(enum log_level level);
 
+/** log_level() - the most detailed level that is shown, for a program that this one starts */
+enum log_level log_level(void);
+
 void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...) log_msg(LOG_ERROR, __VA_ARGS__)

@@ -151,6 +151,7 @@ static int describe(const char *text, const struct disk_options *opt, struct nbd
 	st->reconnect_s = opt->reconnect_s;
 	st->timeout_s = opt->timeout_s ? opt->timeout_s : DISK_TIMEOUT_S;
 	st->sandbox = opt->sandbox;
+	st->log_level = log_level();
 	return 0;
 }
 

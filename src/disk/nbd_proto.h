@@ -33,6 +33,7 @@ struct nbd_start {
 	uint32_t reconnect_s;			     /* how long requests wait for the server */
 	uint32_t timeout_s;			     /* how long the server may say nothing */
 	bool sandbox;
+	uint32_t log_level; /* enum log_level */
 };
 
 /* The client's first one, when it is connected or cannot be */

@@ -112,6 +112,7 @@ int main(int argc, char **argv)
 		free(st);
 		return 8;
 	}
+	log_init(NBD_PROGRAM, st->log_level);
 	ret = start(st, &memory, &hello.err);
 	if (ret == 0)
 		ret = client_new(st, memory, &c, &hello, &hello.err);
