@@ -169,6 +169,16 @@ static void pages(u64 va)
 	expect_pf("push below the first page", PF_W | PF_U, va - 4, ANYWHERE);
 	check_eq("rsp as before", trap.regs.sp, va + 4);
 
+	/* an access across two pages that are the same frame, as Linux's page of zeroes is
+	 * everywhere */
+	set(va, (ulong)a, PTE_W);
+	set(va + PAGE, (ulong)a, PTE_W);
+	user_run(user_store, va + PAGE - 4, 0x1111222233334444);
+	check_eq("store across one frame at two addresses", *(u32 *)a, 0x11112222);
+	check_eq("load across it", load(va + PAGE - 4), 0x1111222233334444);
+	*a = 0x11;
+	set(va, (ulong)b, PTE_W);
+
 	/* one frame at two addresses, then only at the other */
 	set(va + 16 * PAGE, (ulong)a, PTE_W);
 	set(va + 32 * PAGE, (ulong)a, PTE_W);

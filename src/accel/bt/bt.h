@@ -355,7 +355,11 @@ struct bt_cpu {
 	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears,
 	    stat_mmio, stat_window_maps, stat_window_plain, stat_window_drops, stat_windows;
 	uint64_t window_tick; /* CLOCK_MONOTONIC at the last look at the heat */
-	bool step, stepping;  /* the next instruction, this one, runs without it */
+	struct {
+		uint64_t pc, page[2];
+		unsigned count;
+	} window_turns;	     /* the last faults of one host instruction */
+	bool step, stepping; /* the next instruction, this one, runs without it */
 	struct {
 		uint64_t la, cr3; /* la 0: none */
 		uint32_t error;

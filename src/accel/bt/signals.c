@@ -99,7 +99,8 @@ static void handle_fault(struct bt_cpu *cpu, int signo, siginfo_t *info, ucontex
 	enum window_answer window = WINDOW_STEP;
 
 	if (site && site->window && g[G_TRAPNO] == VEC_PF) {
-		window = bt_window_fault(cpu, (uintptr_t)info->si_addr, g[G_ERR] & PF_ERR_W);
+		window = bt_window_fault(cpu, (uintptr_t)pc, (uintptr_t)info->si_addr,
+					 g[G_ERR] & PF_ERR_W);
 		if (window == WINDOW_AGAIN)
 			return;
 	}

@@ -25,7 +25,8 @@
 /* Mappings of one window, each up to two of the host's areas: all windows stay below its limit of
  * 65530 (vm.max_map_count). */
 #define PIECES_MAX 7000
-#define RUN_MAX 16 /* pages mapped at once */
+#define TURNS_MAX 16 /* faults of one instruction in a row */
+#define RUN_MAX 16   /* pages mapped at once */
 
 static const uint8_t moves[BT_WINDOWS] = { 1, 5, 0x11, 0x15 };
 static const uint8_t lows[BT_WINDOWS] = { 0x13, 0x11, 0xf, 0xd }; /* clusters of the lower parts */
@@ -524,7 +525,27 @@ static bool map_in(struct bt_cpu *cpu, struct bt_window *w, uint64_t la, bool wr
 	return map_pages(cpu, w, la, page, count, may_write) && !(write && !may_write);
 }
 
-enum window_answer bt_window_fault(struct bt_cpu *cpu, uint64_t host, bool write)
+/*
+ * Whether an instruction needs pages at once that are never mapped at once: both sides of a page's
+ * end may be one page of RAM, and what gathers may want more of a set than it holds.
+ */
+static bool takes_turns(struct bt_cpu *cpu, uint64_t pc, uint64_t page)
+{
+	bool back = cpu->window_turns.pc == pc && cpu->window_turns.page[1] == page;
+
+	if (cpu->window_turns.pc != pc || back || ++cpu->window_turns.count > TURNS_MAX)
+		cpu->window_turns.count = 0;
+	cpu->window_turns.page[1] = cpu->window_turns.page[0];
+	cpu->window_turns.page[0] = page;
+	if (cpu->window_turns.pc == pc && !cpu->window_turns.count) {
+		cpu->window_turns.pc = 0;
+		return true;
+	}
+	cpu->window_turns.pc = pc;
+	return false;
+}
+
+enum window_answer bt_window_fault(struct bt_cpu *cpu, uint64_t pc, uint64_t host, bool write)
 {
 	struct bt_space *s = &cpu->spaces[cpu->space];
 	struct bt_window *w = s->window;
@@ -540,7 +561,7 @@ enum window_answer bt_window_fault(struct bt_cpu *cpu, uint64_t host, bool write
 		if (!(la >> WINDOW_LOW_BITS))
 			return WINDOW_STEP;
 	}
-	if (part_of(la) == PARTS)
+	if (part_of(la) == PARTS || takes_turns(cpu, pc, page_of(la)))
 		return WINDOW_STEP;
 	if (--s->heat.credit <= 0)
 		atomic_fetch_or(&cpu->pending, PENDING_EVENT);

@@ -56,8 +56,9 @@ enum window_answer {
 /**
  * bt_window_fault() - an access to host address @host faulted
  * Safe in a signal handler that interrupted translated code.
+ * @pc: of the host's instruction
  */
-enum window_answer bt_window_fault(struct bt_cpu *cpu, uint64_t host, bool write);
+enum window_answer bt_window_fault(struct bt_cpu *cpu, uint64_t pc, uint64_t host, bool write);
 
 /** bt_window_after_pf() - the guest is back from cpu->window_pf: map what it put there */
 void bt_window_after_pf(struct bt_cpu *cpu);
