@@ -217,12 +217,12 @@ static void bt_stats(struct accel_vm *avm, char *buf, unsigned size)
 		windows[0] += vm->cpus[i]->stat_windows;
 		windows[1] += vm->cpus[i]->stat_window_maps;
 		windows[2] += vm->cpus[i]->stat_window_drops;
-		windows[3] += vm->cpus[i]->stat_window_plain;
+		windows[3] += vm->cpus[i]->stat_window_steps;
 	}
 	snprintf(buf, size,
 		 "blocks %llu\nblocks_invalidated %llu\ncache_flushes %llu\nguest_code_bytes "
 		 "%llu\nhot_bytes %zu\n"
-		 "windows %llu\nwindow_maps %llu\nwindow_drops %llu\nwindow_plain %llu\ncold_bytes "
+		 "windows %llu\nwindow_maps %llu\nwindow_drops %llu\nwindow_steps %llu\ncold_bytes "
 		 "%zu\nrecord_bytes %zu\nexits_direct %llu\nexits_indirect "
 		 "%llu\nexits_sys %llu\n"
 		 "exits_next %llu\nexits_poll %llu\ntlb_fills %llu\ntlb_flushes "

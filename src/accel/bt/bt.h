@@ -133,7 +133,7 @@ enum {
 #define KEY_PLAIN                                                                                  \
 	(1u << 10) /* variant of a block without groups; never in cpu->key (see translate.c) */
 #define KEY_WINDOW                                                                                 \
-	(1u << 13) /* the address space has a window, see window.c; only with MODE_64 | KEY_USER   \
+	(1u << 13) /* the address space has a window, see window.h; only with MODE_64 | KEY_USER   \
 		    */
 #define KEY_ALIGN (1u << 9) /* alignment checking is on: every access takes the slow path */
 
@@ -353,7 +353,7 @@ struct bt_cpu {
 	struct bt_exit *commit_exit; /* scratch: how bt_slow_commit() leaves an overwritten block */
 
 	uint64_t stat_exits[EXIT_KINDS], stat_tlb_fills, stat_tlb_flushes, stat_jc_clears,
-	    stat_mmio, stat_window_maps, stat_window_plain, stat_window_drops, stat_windows;
+	    stat_mmio, stat_window_maps, stat_window_steps, stat_window_drops, stat_windows;
 	uint64_t window_tick; /* CLOCK_MONOTONIC at the last look at the heat */
 	struct {
 		uint64_t pc, page[2];

@@ -256,7 +256,7 @@ void bt_run_loop(struct bt_cpu *cpu);
 void bt_install_signals(void);
 void bt_bind_thread(struct bt_cpu *cpu);
 void bt_landing(void);
-_Noreturn void bt_run_plain(struct bt_cpu *cpu); /* the instruction at st.rip without a window */
+_Noreturn void bt_run_step(struct bt_cpu *cpu); /* the instruction at st.rip without a window */
 void bt_exclusive_begin(struct bt_vm *vm, struct bt_cpu *self);
 void bt_exclusive_end(struct bt_vm *vm);
 

@@ -380,7 +380,7 @@ static void resume_at(struct bt_cpu *cpu, struct bt_block *b)
 	cpu->resume_flushes = cpu->vm->cache->stat_flushes;
 }
 
-_Noreturn void bt_run_plain(struct bt_cpu *cpu)
+_Noreturn void bt_run_step(struct bt_cpu *cpu)
 {
 	cpu->step = true;
 	unwind(cpu);

@@ -40,7 +40,7 @@ void bt_landing(void)
 	unsigned v = cpu->signal_vector;
 
 	if (v == SIGNAL_STEP)
-		bt_run_plain(cpu);
+		bt_run_step(cpu);
 	if (v == SIGNAL_RAISE)
 		bt_raise_pf(cpu, cpu->window_pf.la, cpu->window_pf.error & ~(1u << 31));
 	if (v == VEC_XM && !(cpu->st.cr4 & CR4_OSXMMEXCPT))
@@ -120,7 +120,7 @@ static void handle_fault(struct bt_cpu *cpu, int signo, siginfo_t *info, ucontex
 			    (cpu->st.rflags & ~(uint64_t)FL_ARITH) | (g[G_EFL] & FL_ARITH);
 	}
 	if (cpu->signal_vector == SIGNAL_STEP)
-		cpu->stat_window_plain++;
+		cpu->stat_window_steps++;
 	g[G_RIP] = (greg_t)c->stubs.landing;
 	g[G_RSP] = cpu->host_rsp;
 }

@@ -58,16 +58,9 @@ static bool constant_step(const struct insn *in, unsigned *reg, int64_t *step)
 	return false;
 }
 
-/*
- * What @in does to the registers: adds to @delta[] where that is a constant. Return: a bit for each
- * that it changes in another way.
- */
-uint16_t tr_moves(const struct insn *in, int64_t *delta)
+/* What a push or pop adds to the stack pointer; 0: it is neither. */
+static int stack_step(const struct insn *in)
 {
-	uint16_t written = in->gpr_write;
-	unsigned reg;
-	int64_t step;
-
 	switch (in->op) {
 	case OP_PUSH_REG:
 	case OP_PUSH_IMM:
@@ -75,25 +68,32 @@ uint16_t tr_moves(const struct insn *in, int64_t *delta)
 	case OP_PUSHF:
 	case OP_CALL:
 	case OP_CALL_RM:
-		delta[REG_RSP] -= 8;
-		return written & ~(1u << REG_RSP);
+		return -8;
 	case OP_POP_REG:
 	case OP_POP_RM:
 	case OP_RET:
-		delta[REG_RSP] += 8;
-		if ((in->op == OP_POP_REG  ? in->opreg
-		     : in->op == OP_POP_RM ? in->rm
-					   : 0) != REG_RSP)
-			written &= ~(1u << REG_RSP);
-		return written;
-	case OP_LEAVE:
-		return written;
+		return 8;
 	default:
-		if (!constant_step(in, &reg, &step))
-			return written;
-		delta[reg] += step;
-		return written & ~(1u << reg);
+		return 0;
 	}
+}
+
+/*
+ * What @in does to the registers: adds to @delta[] where that is a constant. Return: a bit for each
+ * that it changes in another way.
+ */
+uint16_t tr_moves(const struct insn *in, int64_t *delta)
+{
+	unsigned reg = REG_RSP;
+	int64_t step = stack_step(in);
+
+	if (!step && !constant_step(in, &reg, &step))
+		return in->gpr_write;
+	delta[reg] += step;
+	if ((in->op == OP_POP_REG && in->opreg == REG_RSP) ||
+	    (in->op == OP_POP_RM && in->rm == REG_RSP))
+		return in->gpr_write; /* what is popped is anything */
+	return in->gpr_write & ~(1u << reg);
 }
 
 void tr_find_groups(struct tr *t)
@@ -127,27 +127,13 @@ void tr_find_groups(struct tr *t)
 					   in->mem_size, in->mem_access & MEM_WRITE);
 			no = 1;
 		}
-		switch (in->op) {
-		case OP_PUSH_REG:
-		case OP_PUSH_IMM:
-		case OP_PUSH_RM:
-		case OP_PUSHF:
-		case OP_CALL:
-		case OP_CALL_RM:
-			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP] - 8, 8,
-				   true);
-			break;
-		case OP_POP_REG:
-		case OP_POP_RM:
-		case OP_RET:
-			add_member(t, i, no, REG_RSP, version[REG_RSP], delta[REG_RSP], 8, false);
-			break;
-		case OP_LEAVE:
+		int step = stack_step(in);
+
+		if (step)
+			add_member(t, i, no, REG_RSP, version[REG_RSP],
+				   delta[REG_RSP] + (step < 0 ? step : 0), 8, step < 0);
+		else if (in->op == OP_LEAVE)
 			add_member(t, i, no, REG_RBP, version[REG_RBP], delta[REG_RBP], 8, false);
-			break;
-		default:
-			break;
-		}
 		written = tr_moves(in, delta);
 		for (unsigned r = 0; r < 16; r++) {
 			if (written & 1u << r) {

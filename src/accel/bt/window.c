@@ -105,6 +105,12 @@ static bool reserve(void *start, uint64_t size, int how)
 		      0);
 }
 
+static size_t window_bytes(const struct bt_vm *vm)
+{
+	return sizeof(struct bt_window) +
+	       (vm->mem->size >> PAGE_SHIFT) * (sizeof(uint64_t) + sizeof(uint32_t));
+}
+
 static const char *unusable(const struct bt_vm *vm)
 {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -124,9 +130,6 @@ static const char *unusable(const struct bt_vm *vm)
 void bt_windows_new(struct bt_vm *vm)
 {
 	const char *why = unusable(vm);
-	size_t pages = vm->mem->size >> PAGE_SHIFT;
-	size_t size = sizeof(struct bt_window) + pages * (sizeof(uint64_t) + sizeof(uint32_t));
-
 	for (unsigned i = 0; i < ARRAY_SIZE(room) && !why; i++) {
 		if (reserve((void *)room[i].start, room[i].end - room[i].start,
 			    MAP_FIXED_NOREPLACE))
@@ -140,7 +143,7 @@ void bt_windows_new(struct bt_vm *vm)
 		return;
 	}
 	for (unsigned i = 0; i < BT_WINDOWS; i++) {
-		struct bt_window *w = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		struct bt_window *w = mmap(NULL, window_bytes(vm), PROT_READ | PROT_WRITE,
 					   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 		if (w == MAP_FAILED)
@@ -148,20 +151,17 @@ void bt_windows_new(struct bt_vm *vm)
 		w->base = -(moves[i] * CLUSTER);
 		w->low = lows[i] * CLUSTER + CLUSTER / 2;
 		w->where = (uint64_t *)(w + 1);
-		w->pages = (uint32_t *)(w->where + pages);
+		w->pages = (uint32_t *)(w->where + (vm->mem->size >> PAGE_SHIFT));
 		vm->windows[i] = w;
 	}
 }
 
 void bt_windows_free(struct bt_vm *vm)
 {
-	size_t pages = vm->mem->size >> PAGE_SHIFT;
-	size_t size = sizeof(struct bt_window) + pages * (sizeof(uint64_t) + sizeof(uint32_t));
-
 	if (!vm->windows[0])
 		return;
 	for (unsigned i = 0; i < BT_WINDOWS && vm->windows[i]; i++) {
-		munmap(vm->windows[i], size);
+		munmap(vm->windows[i], window_bytes(vm));
 		vm->windows[i] = NULL;
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(room); i++)
@@ -395,6 +395,8 @@ static void enter_small(struct bt_window *w, uint64_t la, uint32_t page)
 	if (!s) {
 		s = &set[page % WAYS];
 		remove_small(w, s);
+	} else if (s->la && s->page != page) {
+		forget_small(w, s); /* what was there before is covered */
 	}
 	*s = (struct slot) { .la = la | MAPPED, .page = page };
 }
