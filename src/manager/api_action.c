@@ -86,13 +86,7 @@ void api_instance_start(struct request *r)
 		return;
 	snprintf(id, sizeof(id), "%s", job->id);
 	inst->restarts = 0;
-	ret = machine_start(inst, &p.err);
-	if (ret < 0) {
-		inst->want_running = false;
-		instance_write(inst);
-		problem_of(&p, ret);
-		job_failed(job, &p);
-	}
+	machine_start_for(inst, job);
 	answer_job(r, id);
 }
 

@@ -302,13 +302,24 @@ static bool arrange_restart(struct instance *inst, enum exit_reason reason)
 	return true;
 }
 
+void machine_start_for(struct instance *inst, struct job *job)
+{
+	struct problem p;
+	int ret = machine_start(inst, &p.err);
+
+	if (ret >= 0)
+		return;
+	inst->want_running = false;
+	instance_write(inst);
+	problem_of(&p, ret);
+	job_failed(job, &p);
+}
+
 /* By whom or what its end was wanted; the job at hand decides. */
 static void after_end(struct instance *inst, enum exit_reason reason, const char *why)
 {
 	struct job *job = inst->job;
 	bool failed_to_start = inst->state == INST_STARTING;
-	struct problem p;
-	int ret;
 
 	if (inst->state == INST_DELETING) {
 		instance_remove(inst);
@@ -317,13 +328,7 @@ static void after_end(struct instance *inst, enum exit_reason reason, const char
 	if (job_is(job, "instance.restart") && inst->state == INST_STOPPING) {
 		instance_set_state(inst, INST_STOPPED, why);
 		inst->asked_stop = false;
-		ret = machine_start(inst, &p.err);
-		if (ret < 0) {
-			inst->want_running = false;
-			instance_write(inst);
-			problem_of(&p, ret);
-			job_failed(job, &p);
-		}
+		machine_start_for(inst, job);
 		return;
 	}
 	if (arrange_restart(inst, reason)) {

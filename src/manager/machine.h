@@ -27,6 +27,9 @@ struct machine;
  */
 int machine_start(struct instance *inst, struct err *err);
 
+/** machine_start_for() - the same as @job asks; when it fails, so does the job */
+void machine_start_for(struct instance *inst, struct job *job);
+
 /**
  * machine_stop() - have it end; nothing when that has begun with less time
  * @timeout_s: for the guest to power off by itself; 0: none
